@@ -1,1 +1,2 @@
 //! Roster.
+pub mod client;
