@@ -1,4 +1,3 @@
-# syntax=docker/dockerfile:1
 FROM rust:1-slim-bookworm AS build
 WORKDIR /src
 ENV SQLX_OFFLINE=true

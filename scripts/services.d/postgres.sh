@@ -12,7 +12,14 @@ as_postgres() {
 }
 
 pg_url() { echo "postgres://postgres@127.0.0.1:$(<"$STATE/$1/$2.port")/roster"; }
-pg_pid() { head -n 1 "$(pg_home "$1" "$2")/data/postmaster.pid" 2>/dev/null || true; }
+
+# pg_pid <name> <server>: prints nothing where the number has since gone to a stranger.
+pg_pid() {
+  local pid data
+  data=$(pg_home "$1" "$2")/data
+  { read -r pid <"$data/postmaster.pid"; } 2>/dev/null || return 0
+  if [ "$(readlink "/proc/$pid/cwd")" = "$data" ]; then echo "$pid"; fi
+}
 
 # pg_home <name> <server>: its folder, without the links that user postgres may be unable to follow.
 pg_home() { readlink -f "$STATE/$1/$2"; }

@@ -4,7 +4,7 @@
 # alive <pid>: a zombie that nobody has reaped counts as dead.
 alive() {
   local stat
-  [ -n "${1:-}" ] && { stat=$(<"/proc/$1/stat"); } 2>/dev/null || return 1
+  [ -n "${1:-}" ] && { read -r stat <"/proc/$1/stat"; } 2>/dev/null || return 1
   stat=${stat##*) }
   [ "${stat%% *}" != Z ]
 }

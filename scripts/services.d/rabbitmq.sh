@@ -3,8 +3,14 @@
 # `rabbitmq1` to `rabbitmq3`. Name, folders, ports, cookie and epmd are their own; no plugins.
 
 rabbit_url() { echo "amqp://guest:guest@127.0.0.1:$(<"$STATE/$1/$2.port")"; }
-rabbit_pid() { cat "$STATE/$1/$2.pid" 2>/dev/null || true; }
 rabbit_node() { echo "$1-$2@localhost"; }
+
+# rabbit_pid <name> <node>: prints nothing where the number has since gone to a stranger.
+rabbit_pid() {
+  local pid
+  { read -r pid <"$STATE/$1/$2.pid"; } 2>/dev/null || return 0
+  if grep -qsazFx "RABBITMQ_PID_FILE=$STATE/$1/$2/own.pid" "/proc/$pid/environ"; then echo "$pid"; fi
+}
 
 # rabbit_env <name> <node> <command...>: runs one of RabbitMQ's programs for that node. The environment
 # is built anew, so that nothing of a system-wide installation leaks in.
@@ -167,13 +173,16 @@ rabbit_forget() {
   rm -rf "${STATE:?}/$1/$2" "$STATE/$1/$2".* "$STATE/$1/$2"-dist.port
 }
 
-# rabbit_epmd_stop <name>: the port mapper that the first node started, once no node is left.
+# rabbit_epmd_stop <name>: the port mapper that the first node started. It refuses while it has a node
+# on its list, and takes a moment to notice that one has died.
 rabbit_epmd_stop() {
-  local port epmd
+  local port epmd tries=20
   [ -e "$STATE/$1/epmd.port" ] || return 0
   port=$(<"$STATE/$1/epmd.port")
   epmd=$(command -v epmd || find /usr/lib/erlang -name epmd -path '*/bin/*' 2>/dev/null | head -n 1) || true
-  if [ -n "$epmd" ] && port_open 127.0.0.1 "$port"; then
+  [ -n "$epmd" ] || return 0
+  while port_open 127.0.0.1 "$port" && ((tries-- > 0)); do
     "$epmd" -port "$port" -kill >/dev/null 2>&1 || true
-  fi
+    sleep 0.1
+  done
 }
