@@ -39,12 +39,11 @@ need_packages() {
 
 # quietly_install <package...>: a policy-rc.d that says no keeps the packages' scripts from starting
 # their services, and they are not enabled for the next boot either.
-quietly_install() {
-  local policy=/usr/sbin/policy-rc.d saved='' log=$STATE/apt.log status=0
-  if [ -e "$policy" ]; then
-    saved=$(mktemp)
-    cp -p "$policy" "$saved"
-  fi
+quietly_install() (
+  local policy=/usr/sbin/policy-rc.d saved=/usr/sbin/policy-rc.d.before-roster log=$STATE/apt.log status=0 unit
+  if [ -e "$policy" ] && [ ! -e "$saved" ]; then cp -p "$policy" "$saved"; fi
+  # shellcheck disable=SC2064 # as they are now
+  trap "if [ -e $saved ]; then mv $saved $policy; else rm -f $policy; fi" EXIT
   printf '#!/bin/sh\nexit 101\n' >"$policy"
   chmod 755 "$policy"
   {
@@ -52,7 +51,6 @@ quietly_install() {
     apt-get install -y --no-install-recommends "$@" ||
       { apt-get update && apt-get install -y --no-install-recommends "$@"; }
   } </dev/null >"$log" 2>&1 || status=$?
-  if [ -n "$saved" ]; then mv "$saved" "$policy"; else rm -f "$policy"; fi
   if [ "$status" != 0 ]; then
     tail -n 15 "$log" >&2
     die "apt-get could not install $*; the whole output is in $log"
@@ -60,4 +58,4 @@ quietly_install() {
   if [ -d /run/systemd/system ]; then
     for unit in "$@"; do systemctl disable "$unit" >>"$log" 2>&1 || true; done
   fi
-}
+)
