@@ -1,0 +1,9 @@
+//! What leaves: replies, views and events. Never a domain type.
+
+mod event;
+mod reply;
+mod user;
+
+pub use event::{EventPage, EventView, describe};
+pub use reply::{ErrorReply, Reply};
+pub use user::{PageMeta, UserView};

@@ -1,0 +1,141 @@
+//! Commands that failed: what is kept of them, and when they are tried again (CONTRACT.md §9).
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::message::{MessageKey, Properties};
+
+/// Why a command is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeptReason {
+    /// Not one JSON object, or properties that cannot be read.
+    Malformed,
+    UnknownType,
+    /// Invalid fields or a state that says no, and nobody to tell.
+    Refused,
+    Failed,
+    Panicked,
+    /// The broker delivered it too often: it may kill the process.
+    DeliveryLimit,
+    /// Its time ran out before anybody took it.
+    Expired,
+    MessageIdReused,
+}
+
+impl KeptReason {
+    pub const ALL: [Self; 8] = [
+        Self::Malformed,
+        Self::UnknownType,
+        Self::Refused,
+        Self::Failed,
+        Self::Panicked,
+        Self::DeliveryLimit,
+        Self::Expired,
+        Self::MessageIdReused,
+    ];
+
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::UnknownType => "unknown_type",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+            Self::Panicked => "panicked",
+            Self::DeliveryLimit => "delivery_limit",
+            Self::Expired => "expired",
+            Self::MessageIdReused => "message_id_reused",
+        }
+    }
+
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.as_str() == text)
+    }
+}
+
+/// A command in `failed_commands`: waiting to be tried again, or a dead letter.
+#[derive(Debug, Clone)]
+pub struct KeptCommand {
+    /// The row's own id; messages without a usable id have one too.
+    pub id: Uuid,
+    pub key: Option<MessageKey>,
+    /// As [`Actor`](super::actor::Actor) displays itself.
+    pub actor: String,
+    /// The role of an actor that is a user, the grant of one that is a service.
+    pub grant: Option<String>,
+    pub properties: Properties,
+    /// Sealed by the [`Vault`](super::ports::Vault), with the row's id as context.
+    pub sealed_body: Vec<u8>,
+    pub reason: KeptReason,
+    /// How often it was run so far.
+    pub attempts: u32,
+    pub first_error: String,
+    pub last_error: String,
+    pub verdict: Verdict,
+}
+
+/// What becomes of a kept command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    Retry { due_at: DateTime<Utc> },
+    Dead,
+}
+
+/// The waits between the tries of a failing command.
+#[derive(Debug, Clone)]
+pub struct Ladder(Vec<Duration>);
+
+impl Ladder {
+    #[must_use]
+    pub const fn new(waits: Vec<Duration>) -> Self {
+        Self(waits)
+    }
+
+    /// When a command that has now failed `attempts` times is tried again: after its wait, give or take a
+    /// tenth (`jitter` is from 0 to 1).
+    #[must_use]
+    pub fn verdict(&self, attempts: u32, now: DateTime<Utc>, jitter: f64) -> Verdict {
+        let step = usize::try_from(attempts.saturating_sub(1)).unwrap_or(usize::MAX);
+        match self.0.get(step) {
+            Some(wait) => Verdict::Retry { due_at: now + wait.mul_f64(0.9 + 0.2 * jitter) },
+            None => Verdict::Dead,
+        }
+    }
+}
+
+/// 1 s, 10 s, 1 min, 10 min.
+impl Default for Ladder {
+    fn default() -> Self {
+        Self([1, 10, 60, 600].map(Duration::from_secs).into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fifth_failure_is_the_last() {
+        let now = DateTime::from_timestamp(1_700_000_000, 0).unwrap();
+        let waits: Vec<_> = (1..=5)
+            .map(|attempts| match Ladder::default().verdict(attempts, now, 0.5) {
+                Verdict::Retry { due_at } => Some((due_at - now).num_seconds()),
+                Verdict::Dead => None,
+            })
+            .collect();
+        assert_eq!(waits, [Some(1), Some(10), Some(60), Some(600), None]);
+    }
+
+    #[test]
+    fn every_reason_has_one_name() {
+        for reason in KeptReason::ALL {
+            assert_eq!(KeptReason::parse(reason.as_str()), Some(reason));
+            assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());
+        }
+    }
+}

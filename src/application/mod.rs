@@ -1,0 +1,19 @@
+//! What Roster does, without saying how: commands, queries, and one batch in one transaction,
+//! written over ports.
+
+pub mod actor;
+pub mod command;
+pub mod dto;
+pub mod error;
+pub mod fields;
+pub mod json;
+pub mod judge;
+pub mod kept;
+pub mod message;
+pub mod password;
+pub mod ports;
+pub mod query;
+pub mod registry;
+mod schema;
+pub mod task;
+pub mod workspace;

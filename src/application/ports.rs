@@ -1,0 +1,178 @@
+//! What the application needs from outside, as traits. Adapters stand in `infrastructure`.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+
+use crate::domain::{Id, PasswordHash, User};
+
+use super::dto::{EventPage, EventView, PageMeta, UserView};
+use super::error::Failure;
+use super::kept::{KeptCommand, Verdict};
+use super::message::{Fingerprint, MessageKey};
+use super::password::Password;
+use super::query::{EventFilter, UserFilter, UserKey};
+use super::workspace::{Needs, Workspace};
+
+/// A future behind a `dyn` port.
+pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Where transactions begin.
+pub trait Store: Send + Sync + 'static {
+    type Transaction: Transaction;
+
+    /// # Errors
+    /// A [`Failure`] of the store.
+    fn begin(&self) -> impl Future<Output = Result<Self::Transaction, Failure>> + Send;
+}
+
+/// One batch's transaction: a few bulk methods, nothing else. Dropped without [`commit`](Self::commit),
+/// nothing of it happened.
+pub trait Transaction: Send {
+    /// Loads the aggregates and locks them, in id order.
+    fn load(&mut self, needs: &Needs) -> impl Future<Output = Result<Workspace, Failure>> + Send;
+
+    /// What is known of messages handled before. Asked after [`load`](Self::load), so that it shows what a
+    /// duplicate has just committed.
+    fn seen(&mut self, keys: &[MessageKey]) -> impl Future<Output = Result<Vec<Seen>, Failure>> + Send;
+
+    /// Writes everything in one go. A message or an e-mail that another transaction took meanwhile is
+    /// [`FailureKind::Conflict`](super::error::FailureKind::Conflict).
+    fn flush(&mut self, changes: &Changes) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    fn commit(self) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    fn rollback(self) -> impl Future<Output = ()> + Send;
+}
+
+/// A message that was handled, or is kept to be tried again.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    pub key: MessageKey,
+    pub message_type: String,
+    pub actor: String,
+    pub fingerprint: Fingerprint,
+    /// The stored reply body; `None` where the message failed and waits in `failed_commands`, or is dead there.
+    pub answer: Option<Arc<str>>,
+}
+
+/// What a batch writes.
+#[derive(Debug, Default)]
+pub struct Changes {
+    pub created: Vec<User>,
+    /// Each with the version it was loaded at.
+    pub updated: Vec<(i64, User)>,
+    pub events: Vec<NewEvent>,
+    pub answers: Vec<NewAnswer>,
+    /// Commands that failed now.
+    pub kept: Vec<KeptCommand>,
+    /// Kept commands that are done now, by the id of their row.
+    pub released: Vec<uuid::Uuid>,
+}
+
+impl Changes {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.created.is_empty()
+            && self.updated.is_empty()
+            && self.events.is_empty()
+            && self.answers.is_empty()
+            && self.kept.is_empty()
+            && self.released.is_empty()
+    }
+}
+
+/// An event to be appended to the log and published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewEvent {
+    pub id: uuid::Uuid,
+    pub subject: uuid::Uuid,
+    pub sequence: i64,
+    /// `user.created.v1`
+    pub kind: &'static str,
+    /// A JSON object.
+    pub data: String,
+    pub occurred_at: DateTime<Utc>,
+    pub causation_id: uuid::Uuid,
+    pub correlation_id: Option<String>,
+    pub actor: String,
+    pub traceparent: Option<String>,
+    pub tracestate: Option<String>,
+}
+
+/// The answer to a message, for the inbox.
+#[derive(Debug, Clone)]
+pub struct NewAnswer {
+    pub key: MessageKey,
+    pub message_type: String,
+    pub actor: String,
+    pub fingerprint: Fingerprint,
+    pub answer: Arc<str>,
+}
+
+/// Reads for queries and for what a command prepares outside its transaction.
+pub trait ReadModel: Send + Sync {
+    fn user(&self, key: UserKey) -> Pending<'_, Result<Option<UserView>, Failure>>;
+    fn users<'a>(&'a self, filter: &'a UserFilter)
+    -> Pending<'a, Result<(Vec<UserView>, PageMeta), Failure>>;
+    fn events<'a>(
+        &'a self,
+        filter: &'a EventFilter,
+    ) -> Pending<'a, Result<(Vec<EventView>, EventPage), Failure>>;
+    /// The present hash of a user who is not deleted.
+    fn password_hash(&self, id: Id<User>) -> Pending<'_, Result<Option<PasswordHash>, Failure>>;
+}
+
+/// Hashes and verifies on a bounded pool of threads of its own.
+pub trait Passwords: Send + Sync {
+    fn hash<'a>(&'a self, password: &'a Password) -> Pending<'a, Result<PasswordHash, Failure>>;
+    fn verify<'a>(
+        &'a self,
+        password: &'a Password,
+        hash: &'a PasswordHash,
+    ) -> Pending<'a, Result<bool, Failure>>;
+}
+
+/// Keyed digests and sealed bodies, under keys derived from `ROSTER_SECRET`.
+pub trait Vault: Send + Sync {
+    /// HMAC-SHA-256 of a body's bytes: a bare hash of a body with a password in it could be guessed at offline.
+    fn fingerprint(&self, body: &[u8]) -> Fingerprint;
+    /// Encrypts and authenticates; `context` must be the same when opened.
+    ///
+    /// # Errors
+    /// A [`Failure`] where the cipher refuses.
+    fn seal(&self, body: &[u8], context: &[u8]) -> Result<Vec<u8>, Failure>;
+    /// # Errors
+    /// A [`Failure`] where the bytes were sealed under another secret or context.
+    fn open(&self, sealed: &[u8], context: &[u8]) -> Result<Vec<u8>, Failure>;
+}
+
+/// The time, so that tests can set it.
+pub trait Clock: Send + Sync {
+    fn now(&self) -> DateTime<Utc>;
+}
+
+/// What commands may use while they prepare.
+#[derive(Clone)]
+pub struct Services {
+    pub passwords: Arc<dyn Passwords>,
+    pub read: Arc<dyn ReadModel>,
+    pub vault: Arc<dyn Vault>,
+    pub clock: Arc<dyn Clock>,
+}
+
+impl std::fmt::Debug for Services {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Services")
+    }
+}
+
+/// The failed commands, outside the batch's transaction: what is due, and the operators' tools.
+pub trait FailedCommands: Send + Sync {
+    /// Takes what is due, for this process alone, for a minute; oldest first.
+    fn due(&self, limit: u32) -> impl Future<Output = Result<Vec<KeptCommand>, Failure>> + Send;
+    /// Gives up or puts off one whose batch never came to a verdict.
+    fn judge(&self, id: uuid::Uuid, verdict: &Verdict) -> impl Future<Output = Result<(), Failure>> + Send;
+}

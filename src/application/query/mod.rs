@@ -1,0 +1,83 @@
+//! The queries of the contract, one file each. They read, at most once, and never enter a lane.
+
+mod get_user;
+mod list_events;
+mod list_users;
+
+pub use get_user::GetUser;
+pub use get_user::UserKey;
+pub use list_events::{EventFilter, ListEvents};
+pub use list_users::{Cursor, ListUsers, Order, Sort, UserFilter, Window};
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use super::actor::{Access, Actor};
+use super::dto::Reply;
+use super::error::{Failure, Refusal};
+use super::fields::Fields;
+use super::message::Message;
+use super::ports::{Pending, ReadModel};
+use crate::domain::{Id, User};
+
+/// A query of the contract.
+pub trait Query: Message {
+    const ACCESS: Access;
+
+    /// The user whom the query names by id, for [`Access::OwnerOrReader`].
+    fn owner(&self) -> Option<Id<User>> {
+        None
+    }
+
+    fn answer(
+        self,
+        read: &dyn ReadModel,
+    ) -> impl Future<Output = Result<Reply<Self::Data, Self::Meta>, NoAnswer>> + Send;
+}
+
+/// Why a query has no data to answer with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoAnswer {
+    Refused(Refusal),
+    Failed(Failure),
+}
+
+impl From<Refusal> for NoAnswer {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<Failure> for NoAnswer {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+type Runner =
+    for<'a> fn(Map<String, Value>, &'a Actor, &'a dyn ReadModel) -> Pending<'a, Result<Arc<str>, NoAnswer>>;
+
+/// How to run the query of this name; `None` if there is no such query.
+#[must_use]
+pub fn find(name: &str) -> Option<Runner> {
+    match name {
+        GetUser::NAME => Some(run::<GetUser>),
+        ListUsers::NAME => Some(run::<ListUsers>),
+        ListEvents::NAME => Some(run::<ListEvents>),
+        _ => None,
+    }
+}
+
+fn run<'a, Q: Query>(
+    payload: Map<String, Value>,
+    actor: &'a Actor,
+    read: &'a dyn ReadModel,
+) -> Pending<'a, Result<Arc<str>, NoAnswer>> {
+    Box::pin(async move {
+        let query = Q::read(Fields::new(payload)).map_err(Refusal::invalid)?;
+        actor.may(Q::ACCESS, query.owner())?;
+        let reply = query.answer(read).await?;
+        Ok(serde_json::to_string(&reply).map_err(|_| Refusal::internal())?.into())
+    })
+}
