@@ -1,1 +1,22 @@
-fn main() {}
+//! The integration suite: starts the real `roster` binary as a child process and talks to it with
+//! nothing but AMQP and SQL, against real servers (`AMQP_URL`, `DATABASE_URL`). Each test has a
+//! database and a broker namespace of its own.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "a test fails by panicking, and says why on standard error"
+)]
+
+mod support;
+
+mod bulk;
+mod commands;
+mod crashes;
+mod envelope;
+mod events;
+mod inbox;
+mod layers;
+mod queries;

@@ -1,0 +1,143 @@
+//! Reading back what the worker stored: all SQL on its tables stands here.
+
+use serde_json::Value;
+use sqlx::{AssertSqlSafe, PgPool, Row};
+use uuid::Uuid;
+
+use super::history::{Answer, Failed, Logged, User};
+
+/// Every user, the deleted ones included.
+pub async fn users(pool: &PgPool) -> Vec<User> {
+    let rows = sqlx::query(
+        "select id, email, name, role::text as role, version, deleted_at is not null as deleted
+         from users order by id",
+    );
+    let rows = rows.fetch_all(pool).await.expect("users read back");
+    let user = |row: &sqlx::postgres::PgRow| User {
+        id: row.get("id"),
+        email: row.get("email"),
+        name: row.get("name"),
+        role: row.get("role"),
+        version: row.get("version"),
+        deleted: row.get("deleted"),
+    };
+    rows.iter().map(user).collect()
+}
+
+/// Every stored answer.
+pub async fn inbox(pool: &PgPool) -> Vec<Answer> {
+    let rows = sqlx::query("select message_id, type, answer from inbox order by message_id");
+    let rows = rows.fetch_all(pool).await.expect("inbox read back");
+    let answer = |row: &sqlx::postgres::PgRow| Answer {
+        message_id: row.get("message_id"),
+        kind: row.get("type"),
+        answer: row.get::<Value, _>("answer"),
+    };
+    rows.iter().map(answer).collect()
+}
+
+/// The event log in the order of its positions.
+pub async fn events(pool: &PgPool) -> Vec<Logged> {
+    let rows = sqlx::query(
+        "select to_jsonb(events) as everything, position, batch_id, aggregate_id, sequence, id,
+                type, data
+         from events order by position",
+    );
+    let rows = rows.fetch_all(pool).await.expect("events read back");
+    let event = |row: &sqlx::postgres::PgRow| Logged {
+        position: row.get("position"),
+        batch_id: row.get("batch_id"),
+        subject: row.get("aggregate_id"),
+        sequence: row.get("sequence"),
+        id: row.get("id"),
+        kind: row.get("type"),
+        data: row.get("data"),
+        cause: cause(&row.get::<Value, _>("everything")),
+    };
+    rows.iter().map(event).collect()
+}
+
+/// The command's message id, in whatever column or metadata it is kept.
+fn cause(row: &Value) -> Option<Uuid> {
+    let places = [row, &row["metadata"]];
+    places.iter().find_map(|place| {
+        let names = ["causation_id", "causationid", "message_id"];
+        let value = names.iter().find_map(|name| place[*name].as_str());
+        value?.parse().ok()
+    })
+}
+
+/// Batches not yet published.
+pub async fn outbox(pool: &PgPool) -> i64 {
+    count(pool, "select count(*) from outbox").await
+}
+
+/// Commands that wait to be tried again, and dead letters.
+pub async fn failed(pool: &PgPool) -> Vec<Failed> {
+    let rows = sqlx::query(
+        "select message_id::text as message_id, type, state::text as state,
+                reason::text as reason, attempts::bigint as attempts
+         from failed_commands order by id",
+    );
+    let rows = rows.fetch_all(pool).await.expect("failed read back");
+    let failed = |row: &sqlx::postgres::PgRow| Failed {
+        message_id: row.get("message_id"),
+        kind: row.get("type"),
+        state: row.get("state"),
+        reason: row.get("reason"),
+        attempts: row.get("attempts"),
+    };
+    rows.iter().map(failed).collect()
+}
+
+/// Makes everything that waits to be tried again due now.
+pub async fn hurry(pool: &PgPool) {
+    sqlx::query("update failed_commands set due_at = now() where state = 'waiting'")
+        .execute(pool)
+        .await
+        .expect("failed commands made due");
+}
+
+/// Sessions of this database that are idle inside a transaction.
+pub async fn idle_in_transaction(pool: &PgPool) -> i64 {
+    let statement = "select count(*) from pg_stat_activity
+                     where datname = current_database() and state like 'idle in transaction%'
+                       and state_change < now() - interval '1 second'";
+    count(pool, statement).await
+}
+
+/// Advisory locks held in this database.
+pub async fn advisory_locks(pool: &PgPool) -> i64 {
+    let statement = "select count(*) from pg_locks l join pg_database d on d.oid = l.database
+                     where l.locktype = 'advisory' and d.datname = current_database()";
+    count(pool, statement).await
+}
+
+/// Connections to this database, ours included.
+pub async fn connections(pool: &PgPool) -> i64 {
+    let statement = "select count(*) from pg_stat_activity where datname = current_database()";
+    count(pool, statement).await
+}
+
+/// Every row of every table as text, by table: what a planted secret is looked for in.
+pub async fn everything(pool: &PgPool) -> Vec<(String, Vec<u8>)> {
+    let tables = sqlx::query(
+        "select c.oid::regclass::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
+         where c.relkind in ('r', 'm') and n.nspname not in ('pg_catalog', 'information_schema')
+           and n.nspname not like 'pg_toast%'",
+    );
+    let tables = tables.fetch_all(pool).await.expect("the list of tables");
+    let mut all = Vec::new();
+    for table in tables.iter().map(|row| row.get::<String, _>(0)) {
+        let statement = format!("select coalesce(string_agg(t::text, e'\\n'), '') from {table} t");
+        let rows = sqlx::query(AssertSqlSafe(statement)).fetch_one(pool).await;
+        let text: String = rows.expect("a table as text").get(0);
+        all.push((table, text.into_bytes()));
+    }
+    all
+}
+
+async fn count(pool: &PgPool, statement: &'static str) -> i64 {
+    let row = sqlx::query(statement).fetch_one(pool).await;
+    row.expect("a count").get(0)
+}
