@@ -13,6 +13,7 @@ pub mod eventually;
 pub mod history;
 pub mod http;
 pub mod load;
+pub mod people;
 pub mod proxy;
 pub mod random;
 pub mod request;
@@ -23,6 +24,7 @@ pub mod worker;
 
 pub use caller::Caller;
 pub use eventually::eventually;
+pub use people::person;
 pub use request::{Reply, Request};
 pub use stage::Stage;
 pub use subscriber::Subscriber;
