@@ -10,9 +10,7 @@ use crate::support::{Request, Stage, tables};
 #[case::in_large_batches(256)]
 #[case::one_by_one(1)]
 #[tokio::test]
-async fn of_five_hundred_commands_the_bad_ones_are_refused_and_the_rest_succeed(
-    #[case] batch: usize,
-) {
+async fn of_five_hundred_commands_the_bad_ones_are_refused_and_the_rest_succeed(#[case] batch: usize) {
     let stage = Stage::new().await;
     let worker = stage.worker().env("ROSTER_BATCH", batch).start().await;
     let caller = stage.service().await;
@@ -23,12 +21,7 @@ async fn of_five_hundred_commands_the_bad_ones_are_refused_and_the_rest_succeed(
         let expected = match n % 25 {
             3 => spoil(&mut body, "name", json!("x"), "BAD_REQUEST too_short"),
             8 => spoil(&mut body, "id", json!(Uuid::now_v7()), "NOT_FOUND"),
-            13 => spoil(
-                &mut body,
-                "expected_version",
-                json!(9999),
-                "CONFLICT version_mismatch",
-            ),
+            13 => spoil(&mut body, "expected_version", json!(9999), "CONFLICT version_mismatch"),
             18 => {
                 let taken = format!("user{}@example.com", (n + 1) % 10);
                 spoil(&mut body, "email", json!(taken), "CONFLICT email_taken")

@@ -30,36 +30,15 @@ async fn a_created_user_is_answered_whole_and_can_be_fetched() {
     assert_eq!(user["role"], "user");
     assert_eq!(user["version"], 1);
     assert_eq!(user["created_at"], user["updated_at"]);
-    let keys: Vec<&str> = user
-        .as_object()
-        .unwrap()
-        .keys()
-        .map(String::as_str)
-        .collect();
-    let mut expected = [
-        "id",
-        "email",
-        "name",
-        "role",
-        "version",
-        "created_at",
-        "updated_at",
-    ];
+    let keys: Vec<&str> = user.as_object().unwrap().keys().map(String::as_str).collect();
+    let mut expected = ["id", "email", "name", "role", "version", "created_at", "updated_at"];
     expected.sort_unstable();
     assert_eq!(keys, expected);
     assert_eq!(reply.replayed, Some(false));
     assert_eq!(reply.kind.as_deref(), Some("reply"));
     assert_eq!(reply.content_type.as_deref(), Some("application/json"));
-    assert!(
-        reply
-            .traceparent
-            .as_deref()
-            .unwrap_or_default()
-            .starts_with("00-")
-    );
-    let fetched = service
-        .ask("user.get.v1", json!({ "id": reply.id() }))
-        .await;
+    assert!(reply.traceparent.as_deref().unwrap_or_default().starts_with("00-"));
+    let fetched = service.ask("user.get.v1", json!({ "id": reply.id() })).await;
     assert_eq!(fetched.data(), user);
 }
 
@@ -85,21 +64,10 @@ fn bad_creations() -> Vec<(Value, BTreeSet<(String, String)>)> {
         body
     };
     vec![
-        (
-            json!({}),
-            pairs(&[
-                ("email", "missing"),
-                ("name", "missing"),
-                ("password", "missing"),
-            ]),
-        ),
+        (json!({}), pairs(&[("email", "missing"), ("name", "missing"), ("password", "missing")])),
         (
             json!({ "email": "nope", "name": "x", "password": "seven77" }),
-            pairs(&[
-                ("email", "invalid_email"),
-                ("name", "too_short"),
-                ("password", "too_short"),
-            ]),
+            pairs(&[("email", "invalid_email"), ("name", "too_short"), ("password", "too_short")]),
         ),
         (
             json!({ "email": "nope", "name": "Ada", "role": "owner", "id": "7", "nmae": 1 }),
@@ -111,46 +79,16 @@ fn bad_creations() -> Vec<(Value, BTreeSet<(String, String)>)> {
                 ("nmae", "unknown_field"),
             ]),
         ),
-        (
-            with("name", json!("n".repeat(101))),
-            pairs(&[("name", "too_long")]),
-        ),
-        (
-            with("name", json!("  a  ")),
-            pairs(&[("name", "too_short")]),
-        ),
-        (
-            with("name", json!("Ada\u{7}")),
-            pairs(&[("name", "invalid_value")]),
-        ),
-        (
-            with("name", json!("Ada\u{0}")),
-            pairs(&[("name", "invalid_value")]),
-        ),
-        (
-            with("password", json!("p".repeat(1025))),
-            pairs(&[("password", "too_long")]),
-        ),
-        (
-            with("password", json!("eight88\u{0}")),
-            pairs(&[("password", "invalid_value")]),
-        ),
-        (
-            with("email", json!("a b@example.com")),
-            pairs(&[("email", "invalid_email")]),
-        ),
-        (
-            with("email", json!("ädä@example.com")),
-            pairs(&[("email", "invalid_email")]),
-        ),
-        (
-            with("id", json!("not-a-uuid")),
-            pairs(&[("id", "invalid_uuid")]),
-        ),
-        (
-            with("emial", json!("x")),
-            pairs(&[("emial", "unknown_field")]),
-        ),
+        (with("name", json!("n".repeat(101))), pairs(&[("name", "too_long")])),
+        (with("name", json!("  a  ")), pairs(&[("name", "too_short")])),
+        (with("name", json!("Ada\u{7}")), pairs(&[("name", "invalid_value")])),
+        (with("name", json!("Ada\u{0}")), pairs(&[("name", "invalid_value")])),
+        (with("password", json!("p".repeat(1025))), pairs(&[("password", "too_long")])),
+        (with("password", json!("eight88\u{0}")), pairs(&[("password", "invalid_value")])),
+        (with("email", json!("a b@example.com")), pairs(&[("email", "invalid_email")])),
+        (with("email", json!("ädä@example.com")), pairs(&[("email", "invalid_email")])),
+        (with("id", json!("not-a-uuid")), pairs(&[("id", "invalid_uuid")])),
+        (with("emial", json!("x")), pairs(&[("emial", "unknown_field")])),
         (with("name", Value::Null), pairs(&[("name", "missing")])),
         (with("name", json!(7)), pairs(&[("name", "invalid_value")])),
     ]
@@ -168,18 +106,10 @@ async fn every_invalid_field_is_named_at_once_and_no_value_is_echoed() {
         }
         let values = body.as_object().unwrap().values();
         for value in values.filter_map(|value| value.as_str().filter(|text| text.len() > 6)) {
-            assert!(
-                !reply.body.to_string().contains(value),
-                "echoed: {}",
-                reply.body
-            );
+            assert!(!reply.body.to_string().contains(value), "echoed: {}", reply.body);
         }
         for detail in reply.body["error"]["details"].as_array().unwrap() {
-            assert!(
-                detail["message"]
-                    .as_str()
-                    .is_some_and(|text| !text.is_empty())
-            );
+            assert!(detail["message"].as_str().is_some_and(|text| !text.is_empty()));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -208,9 +138,7 @@ async fn an_update_changes_what_it_names() {
     assert_eq!(reply.data()["name"], "Countess");
     assert_eq!(reply.data()["email"], "countess@example.com");
     assert_eq!(reply.version(), 3);
-    let reply = caller
-        .ask("user.update.v1", json!({ "id": id, "name": "Ada" }))
-        .await;
+    let reply = caller.ask("user.update.v1", json!({ "id": id, "name": "Ada" })).await;
     assert_eq!(reply.data()["email"], "countess@example.com");
     assert_eq!(reply.version(), 4);
 }
@@ -222,10 +150,7 @@ async fn commands_that_change_nothing_keep_the_version() {
     let id = caller.create("ada").await;
     for (kind, body) in [
         ("user.update.v1", json!({ "id": id, "name": "Ada" })),
-        (
-            "user.update.v1",
-            json!({ "id": id, "email": "ADA@example.com" }),
-        ),
+        ("user.update.v1", json!({ "id": id, "email": "ADA@example.com" })),
         ("user.change_role.v1", json!({ "id": id, "role": "user" })),
     ] {
         let reply = caller.ask(kind, body.clone()).await;
@@ -282,15 +207,11 @@ async fn of_many_who_want_one_email_at_once_one_gets_it(#[case] workers: usize) 
     let ids = caller.create_many("user", 6).await;
     // Held back, so that they meet in one batch, or in one in each worker.
     all.iter().for_each(|worker| worker.freeze());
-    let mut requests: Vec<_> = (0..6)
-        .map(|_| caller.request("user.create.v1", person("ada")))
-        .collect();
-    requests.extend(ids.iter().map(|id| {
-        caller.request(
-            "user.update.v1",
-            json!({ "id": id, "email": "ada@example.com" }),
-        )
-    }));
+    let mut requests: Vec<_> = (0..6).map(|_| caller.request("user.create.v1", person("ada"))).collect();
+    requests.extend(
+        ids.iter()
+            .map(|id| caller.request("user.update.v1", json!({ "id": id, "email": "ada@example.com" }))),
+    );
     for request in &requests {
         caller.send(request).await;
     }
@@ -328,10 +249,7 @@ async fn an_email_can_be_taken_in_the_batch_that_frees_it_but_not_swapped() {
     worker.thaw();
     for request in &swap {
         // One by one, each finds the other's address still taken.
-        assert_eq!(
-            caller.reply(request).await.refusal(),
-            "CONFLICT email_taken"
-        );
+        assert_eq!(caller.reply(request).await.refusal(), "CONFLICT email_taken");
     }
     for request in &moves {
         assert_eq!(caller.reply(request).await.version(), 2);
@@ -343,29 +261,16 @@ async fn an_admin_changes_a_role_and_a_password() {
     let (stage, _worker) = Stage::with_worker().await;
     let caller = stage.service().await;
     let id = caller.create("ada").await;
-    let reply = caller
-        .ask("user.change_role.v1", json!({ "id": id, "role": "admin" }))
-        .await;
-    assert_eq!(
-        (reply.data()["role"].as_str(), reply.version()),
-        (Some("admin"), 2)
-    );
-    let reply = caller
-        .ask("user.change_role.v1", json!({ "id": id, "role": "root" }))
-        .await;
+    let reply = caller.ask("user.change_role.v1", json!({ "id": id, "role": "admin" })).await;
+    assert_eq!((reply.data()["role"].as_str(), reply.version()), (Some("admin"), 2));
+    let reply = caller.ask("user.change_role.v1", json!({ "id": id, "role": "root" })).await;
     assert_eq!(reply.reasons(), pairs(&[("role", "invalid_value")]));
     let hash = "select password_hash from users";
-    let before: String = sqlx::query_scalar(hash)
-        .fetch_one(&stage.pool)
-        .await
-        .unwrap();
+    let before: String = sqlx::query_scalar(hash).fetch_one(&stage.pool).await.unwrap();
     let body = json!({ "id": id, "new_password": "a new secret" });
     let reply = caller.ask("user.change_password.v1", body).await;
     assert_eq!(reply.version(), 3);
-    let after: String = sqlx::query_scalar(hash)
-        .fetch_one(&stage.pool)
-        .await
-        .unwrap();
+    let after: String = sqlx::query_scalar(hash).fetch_one(&stage.pool).await.unwrap();
     assert_ne!(before, after);
     let body = json!({ "id": id, "new_password": "short" });
     let reply = caller.ask("user.change_password.v1", body).await;
@@ -385,10 +290,7 @@ async fn a_deleted_user_is_answered_as_it_was_then_is_gone_and_its_email_is_free
         ("user.get.v1", json!({ "email": "ada@example.com" })),
         ("user.update.v1", json!({ "id": id, "name": "Ghost" })),
         ("user.change_role.v1", json!({ "id": id, "role": "admin" })),
-        (
-            "user.change_password.v1",
-            json!({ "id": id, "new_password": "a new secret" }),
-        ),
+        ("user.change_password.v1", json!({ "id": id, "new_password": "a new secret" })),
         ("user.delete.v1", json!({ "id": id })),
     ] {
         assert_eq!(caller.ask(kind, body).await.code(), "NOT_FOUND", "{kind}");
@@ -396,22 +298,14 @@ async fn a_deleted_user_is_answered_as_it_was_then_is_gone_and_its_email_is_free
     let again = caller.create("ada").await;
     assert_ne!(again, id);
     let users = tables::users(&stage.pool).await;
-    assert_eq!(
-        users.iter().filter(|user| user.deleted).count(),
-        1,
-        "kept in the table"
-    );
+    assert_eq!(users.iter().filter(|user| user.deleted).count(), 1, "kept in the table");
 }
 
 #[tokio::test]
 async fn who_is_unknown_or_not_allowed_is_told_so_before_the_target_is_looked_up() {
     let stage = Stage::new().await;
     let user = crate::support::broker::user();
-    let _worker = stage
-        .worker()
-        .services(&format!("{user}=reader"))
-        .start()
-        .await;
+    let _worker = stage.worker().services(&format!("{user}=reader")).start().await;
     let (reader, anyone) = (stage.service().await, stage.anonymous().await);
     let known = anyone.create("ada").await;
     let mut admin = person("eve");
@@ -443,9 +337,7 @@ async fn who_is_unknown_or_not_allowed_is_told_so_before_the_target_is_looked_up
         let reply = anyone.ask(kind, body).await;
         assert_eq!(reply.refusal(), "UNAUTHORIZED missing_token", "{kind}");
     }
-    let reply = anyone
-        .ask("user.update.v1", json!({ "id": known, "name": "" }))
-        .await;
+    let reply = anyone.ask("user.update.v1", json!({ "id": known, "name": "" })).await;
     assert_eq!(reply.code(), "BAD_REQUEST", "payload comes before access");
     assert_eq!(tables::events(&stage.pool).await.len(), 1);
 }
@@ -466,14 +358,9 @@ async fn a_query_after_the_reply_sees_the_command() {
     let id = caller.create("ada").await;
     for version in 2..30 {
         let name = format!("Ada {version}");
-        caller
-            .ask("user.update.v1", json!({ "id": id, "name": name }))
-            .await;
+        caller.ask("user.update.v1", json!({ "id": id, "name": name })).await;
         let seen = caller.ask("user.get.v1", json!({ "id": id })).await;
-        assert_eq!(
-            (seen.version(), seen.data()["name"].as_str()),
-            (version, Some(&*name))
-        );
+        assert_eq!((seen.version(), seen.data()["name"].as_str()), (version, Some(&*name)));
     }
 }
 
@@ -507,22 +394,14 @@ async fn no_password_is_kept_or_logged_anywhere() {
     let change = json!({ "id": id, "new_password": "planted-secret-two" });
     caller.ask("user.change_password.v1", change.clone()).await;
     // Refused with nobody to tell: kept as dead letters, bodies and all.
-    caller
-        .send(&caller.request("user.create.v1", body.clone()).no_reply())
-        .await;
+    caller.send(&caller.request("user.create.v1", body.clone()).no_reply()).await;
     body["nmae"] = "planted-secret-three".into();
-    caller
-        .send(&caller.request("user.create.v1", body).no_reply())
-        .await;
+    caller.send(&caller.request("user.create.v1", body).no_reply()).await;
     let garbage = caller.request("user.create.v1", json!({})).no_reply();
-    caller
-        .send(&garbage.body(r#"{"password":"planted-secret-four"#))
-        .await;
-    eventually("three dead letters", async || {
-        match tables::failed(&stage.pool).await.len() {
-            3 => Ok(()),
-            count => Err(format!("{count}")),
-        }
+    caller.send(&garbage.body(r#"{"password":"planted-secret-four"#)).await;
+    eventually("three dead letters", async || match tables::failed(&stage.pool).await.len() {
+        3 => Ok(()),
+        count => Err(format!("{count}")),
     })
     .await;
     let seen = subscriber.wait_for(2).await;

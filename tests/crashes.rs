@@ -13,11 +13,7 @@ use crate::support::proxy::Proxy;
 use crate::support::random::{Mix, Plan, plan, seed};
 use crate::support::{Stage, Subscriber, Worker, broker, eventually, tables};
 
-const MIX: Mix = Mix {
-    users: 12,
-    commands: 600,
-    wide: false,
-};
+const MIX: Mix = Mix { users: 12, commands: 600, wide: false };
 const EFFECTS: [&str; 5] = ["I1", "I2", "I3", "I4", "I5"];
 
 /// A stage under load: the users are made, the rest of the plan is on its way.
@@ -40,12 +36,7 @@ impl Run {
             let (load, steps) = (Arc::clone(&load), plan.steps.clone());
             tokio::spawn(async move { load.drive(&steps, 48).await })
         };
-        Self {
-            plan,
-            load,
-            driving,
-            subscriber,
-        }
+        Self { plan, load, driving, subscriber }
     }
 
     /// Waits until this part of the load is done.
@@ -108,11 +99,7 @@ async fn a_worker_told_to_stop_under_load_finishes_and_exits_with_0() {
         worker.terminate();
         let status = worker.wait_exit(Duration::from_secs(60)).await;
         assert_eq!(status.code(), Some(0));
-        assert_eq!(
-            tables::advisory_locks(&stage.pool).await,
-            0,
-            "locks are given back"
-        );
+        assert_eq!(tables::advisory_locks(&stage.pool).await, 0, "locks are given back");
         worker.restart().await;
     }
     run.finish(&stage, &mut worker).await;
@@ -159,12 +146,7 @@ async fn connections_reset_under_load_lose_and_repeat_nothing() {
     let builder = stage.worker().database_via(database.address);
     let mut worker = builder.amqp_via(rabbit.address).start().await;
     let run = Run::start(&stage, MIX).await;
-    for (share, proxy) in [
-        (0.1, &database),
-        (0.3, &rabbit),
-        (0.5, &database),
-        (0.7, &rabbit),
-    ] {
+    for (share, proxy) in [(0.1, &database), (0.3, &rabbit), (0.5, &database), (0.7, &rabbit)] {
         run.reach(share).await;
         proxy.reset();
     }
@@ -192,11 +174,9 @@ async fn without_postgres_a_worker_is_not_ready_burns_nothing_and_resumes() {
     for update in &updates {
         caller.send(update).await;
     }
-    eventually("it says that it is not ready", async || {
-        match worker.get("/readyz").await? {
-            (200, body) => Err(body),
-            (_, body) => Ok(body),
-        }
+    eventually("it says that it is not ready", async || match worker.get("/readyz").await? {
+        (200, body) => Err(body),
+        (_, body) => Ok(body),
     })
     .await;
     assert_eq!(worker.get("/livez").await.unwrap().0, 200);
@@ -207,12 +187,7 @@ async fn without_postgres_a_worker_is_not_ready_burns_nothing_and_resumes() {
     worker.wait_ready().await;
     let users = tables::users(&stage.pool).await;
     assert_eq!(users[0].version, 31);
-    assert!(
-        tables::failed(&stage.pool)
-            .await
-            .iter()
-            .all(|row| row.state != "dead")
-    );
+    assert!(tables::failed(&stage.pool).await.iter().all(|row| row.state != "dead"));
 }
 
 #[tokio::test]
@@ -226,9 +201,6 @@ async fn a_frozen_worker_that_wakes_up_late_changes_nothing() {
     worker.thaw();
     run.reach(0.9).await;
     other.terminate();
-    assert_eq!(
-        other.wait_exit(Duration::from_secs(60)).await.code(),
-        Some(0)
-    );
+    assert_eq!(other.wait_exit(Duration::from_secs(60)).await.code(), Some(0));
     run.finish(&stage, &mut worker).await;
 }

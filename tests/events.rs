@@ -13,10 +13,9 @@ async fn an_event_is_a_cloud_event_that_names_its_cause() {
     let (stage, _worker) = Stage::with_worker().await;
     let (caller, subscriber) = (stage.service().await, stage.subscriber().await);
     let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-    let create = caller.request("user.create.v1", person("ada")).header(
-        "traceparent",
-        lapin::types::AMQPValue::LongString(trace.into()),
-    );
+    let create = caller
+        .request("user.create.v1", person("ada"))
+        .header("traceparent", lapin::types::AMQPValue::LongString(trace.into()));
     let reply = caller.ask_with(&create).await;
     let event = subscriber.wait_for(1).await.remove(0);
     let body = event.body.as_object().unwrap();
@@ -27,19 +26,13 @@ async fn an_event_is_a_cloud_event_that_names_its_cause() {
         ("type", json!("user.created.v1")),
         ("subject", json!(reply.id())),
         ("datacontenttype", json!("application/json")),
-        (
-            "dataschema",
-            json!("urn:roster:schema:events/user.created.v1.json"),
-        ),
+        ("dataschema", json!("urn:roster:schema:events/user.created.v1.json")),
         ("sequence", json!("0000000000000000001")),
         ("partitionkey", json!(reply.id())),
         ("causationid", json!(create.message_id)),
         ("correlationid", json!(create.correlation_id)),
         ("actor", json!(service)),
-        (
-            "data",
-            json!({ "email": "ada@example.com", "name": "Ada", "role": "user" }),
-        ),
+        ("data", json!({ "email": "ada@example.com", "name": "Ada", "role": "user" })),
     ] {
         assert_eq!(body.get(name), Some(&expected), "{name} in {}", event.body);
     }
@@ -56,10 +49,7 @@ async fn an_event_is_a_cloud_event_that_names_its_cause() {
     assert_eq!(text(properties.message_id()), Some(event.id));
     assert_eq!(text(properties.kind()).as_deref(), Some("user.created.v1"));
     let content_type = text(properties.content_type());
-    assert_eq!(
-        content_type.as_deref(),
-        Some("application/cloudevents+json")
-    );
+    assert_eq!(content_type.as_deref(), Some("application/cloudevents+json"));
     assert_eq!(*properties.delivery_mode(), Some(2));
     let headers = properties.headers().clone().unwrap_or_default();
     assert!(headers.contains_key("traceparent"));
@@ -71,33 +61,19 @@ async fn each_command_publishes_what_the_contract_says() {
     let (caller, subscriber) = (stage.service().await, stage.subscriber().await);
     let id = caller.create("ada").await;
     for (kind, mut body) in [
-        (
-            "user.update.v1",
-            json!({ "name": "Ada L", "email": "AL@example.com" }),
-        ),
+        ("user.update.v1", json!({ "name": "Ada L", "email": "AL@example.com" })),
         ("user.update.v1", json!({ "name": "Ada L" })),
         ("user.update.v1", json!({ "email": "ada@example.com" })),
         ("user.change_role.v1", json!({ "role": "admin" })),
-        (
-            "user.change_password.v1",
-            json!({ "new_password": "a new secret" }),
-        ),
+        ("user.change_password.v1", json!({ "new_password": "a new secret" })),
         ("user.delete.v1", json!({})),
     ] {
         body["id"] = json!(id);
         caller.ask(kind, body).await.data();
     }
     let seen = subscriber.wait_for(7).await;
-    let told: Vec<(i64, &str, Value)> = seen
-        .iter()
-        .map(|event| {
-            (
-                event.sequence,
-                event.kind.as_str(),
-                event.body["data"].clone(),
-            )
-        })
-        .collect();
+    let told: Vec<(i64, &str, Value)> =
+        seen.iter().map(|event| (event.sequence, event.kind.as_str(), event.body["data"].clone())).collect();
     let created = json!({ "email": "ada@example.com", "name": "Ada", "role": "user" });
     let changed = json!({ "role": "admin", "previous_role": "user" });
     assert_eq!(
@@ -105,16 +81,8 @@ async fn each_command_publishes_what_the_contract_says() {
         vec![
             (1, "user.created.v1", created),
             (2, "user.renamed.v1", json!({ "name": "Ada L" })),
-            (
-                3,
-                "user.email_changed.v1",
-                json!({ "email": "al@example.com" })
-            ),
-            (
-                4,
-                "user.email_changed.v1",
-                json!({ "email": "ada@example.com" })
-            ),
+            (3, "user.email_changed.v1", json!({ "email": "al@example.com" })),
+            (4, "user.email_changed.v1", json!({ "email": "ada@example.com" })),
             (5, "user.role_changed.v1", changed),
             (6, "user.password_changed.v1", json!({})),
             (7, "user.deleted.v1", json!({})),
@@ -135,9 +103,7 @@ async fn what_is_refused_publishes_nothing() {
     ] {
         caller.ask("user.update.v1", body).await;
     }
-    caller
-        .ask("user.update.v1", json!({ "id": id, "name": "Last" }))
-        .await;
+    caller.ask("user.update.v1", json!({ "id": id, "name": "Last" })).await;
     let seen = subscriber.wait_for_sequence(&id.to_string(), 2).await;
     assert_eq!(seen.len(), 2);
     assert_eq!(tables::events(&stage.pool).await.len(), 2);
@@ -152,21 +118,13 @@ async fn judge_order(stage: &Stage, subscriber: &Subscriber, count: usize) {
         kind: event.kind,
     };
     let history = History {
-        announced: subscriber
-            .wait_for(count)
-            .await
-            .into_iter()
-            .map(announced)
-            .collect(),
+        announced: subscriber.wait_for(count).await.into_iter().map(announced).collect(),
         events: tables::events(&stage.pool).await,
         ..History::default()
     };
     let report = checker::judge(&history);
     let broken = report.broken();
-    assert!(
-        !broken.contains(&"I3") && !broken.contains(&"I4"),
-        "{report}"
-    );
+    assert!(!broken.contains(&"I3") && !broken.contains(&"I4"), "{report}");
     assert_eq!(history.events.len(), count);
 }
 
@@ -247,17 +205,10 @@ async fn a_subscriber_that_missed_events_catches_up_by_sequence() {
         (json!({ "subject": "x" }), "subject"),
         (json!({ "subject": id, "limit": 501 }), "limit"),
         (json!({ "subject": id, "limit": 0 }), "limit"),
-        (
-            json!({ "subject": id, "after_sequence": -1 }),
-            "after_sequence",
-        ),
+        (json!({ "subject": id, "after_sequence": -1 }), "after_sequence"),
     ] {
         let reply = caller.ask("event.list.v1", body).await;
         assert_eq!(reply.code(), "BAD_REQUEST");
-        assert!(
-            reply.reasons().iter().all(|pair| pair.0 == field),
-            "{}",
-            reply.body
-        );
+        assert!(reply.reasons().iter().all(|pair| pair.0 == field), "{}", reply.body);
     }
 }

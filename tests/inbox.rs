@@ -13,10 +13,7 @@ const DAY: i64 = 24 * 60 * MINUTE;
 
 /// Seconds since 1970, `offset` seconds from now.
 fn at(offset: i64) -> u64 {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap()
-        .as_secs();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     now.checked_add_signed(offset).unwrap()
 }
 
@@ -78,27 +75,15 @@ async fn what_is_judged_anew_does_not_use_up_its_message_id() {
     let nobody = anyone.request("user.update.v1", good.clone());
     for (refused, mended, code) in [
         (invalid.clone(), invalid.again().json(&good), "BAD_REQUEST"),
-        (
-            late.clone().deadline("2020-01-01T00:00:00Z"),
-            late.again(),
-            "EXPIRED",
-        ),
-        (
-            nobody.clone(),
-            nobody.again().user(caller.request("", json!({})).user_id),
-            "UNAUTHORIZED",
-        ),
+        (late.clone().deadline("2020-01-01T00:00:00Z"), late.again(), "EXPIRED"),
+        (nobody.clone(), nobody.again().user(caller.request("", json!({})).user_id), "UNAUTHORIZED"),
     ] {
         let reply = caller.ask_with(&refused).await;
         assert_eq!((reply.code(), reply.replayed), (code, Some(false)));
         let reply = caller.ask_with(&refused.again()).await;
         assert_eq!((reply.code(), reply.replayed), (code, Some(false)));
         let reply = caller.ask_with(&mended).await;
-        assert_eq!(
-            (reply.version(), reply.replayed),
-            (2, Some(false)),
-            "after {code}"
-        );
+        assert_eq!((reply.version(), reply.replayed), (2, Some(false)), "after {code}");
     }
 }
 
@@ -126,17 +111,10 @@ async fn an_id_used_for_something_else_is_refused_and_changes_nothing() {
         ("body", create.again().json(&person("bob"))),
         ("bytes", create.again().body(spaced)),
         ("type", create.again().kind("user.update.v1").json(&update)),
-        (
-            "actor",
-            create.again().user(anyone.request("", json!({})).user_id),
-        ),
+        ("actor", create.again().user(anyone.request("", json!({})).user_id)),
     ] {
         let reply = caller.ask_with(&other).await;
-        assert_eq!(
-            reply.refusal(),
-            "CONFLICT message_id_reused",
-            "another {what}"
-        );
+        assert_eq!(reply.refusal(), "CONFLICT message_id_reused", "another {what}");
         assert_eq!(reply.replayed, Some(false));
     }
     assert_eq!(tables::events(&stage.pool).await.len(), 1);
@@ -148,9 +126,7 @@ async fn an_id_used_for_something_else_is_refused_and_changes_nothing() {
 async fn any_other_uuid_is_an_id_together_with_its_timestamp() {
     let (stage, _worker) = Stage::with_worker().await;
     let caller = stage.service().await;
-    let create = caller
-        .request("user.create.v1", person("ada"))
-        .id(Uuid::new_v4());
+    let create = caller.request("user.create.v1", person("ada")).id(Uuid::new_v4());
     let reply = caller.ask_with(&create).await;
     assert_eq!(reply.code(), "BAD_REQUEST");
     let expected = ("timestamp".to_owned(), "missing".to_owned());
@@ -169,11 +145,7 @@ async fn judged(caller: &Caller, name: &str, id: Uuid, timestamp: Option<u64>) -
     match reply.is_success() {
         true => {
             let again = caller.ask_with(&request.again()).await;
-            assert_eq!(
-                (&again.body, again.replayed),
-                (&reply.body, Some(true)),
-                "{name}"
-            );
+            assert_eq!((&again.body, again.replayed), (&reply.body, Some(true)), "{name}");
             "done once".to_owned()
         }
         false => reply.refusal(),
@@ -198,13 +170,7 @@ async fn an_id_is_good_for_the_window_and_ten_minutes_ahead() {
     ] {
         let outcome = judged(&caller, name, v7(offset), None).await;
         assert_eq!(outcome, expected, "UUIDv7, {name}");
-        let outcome = judged(
-            &caller,
-            &format!("{name}4"),
-            Uuid::new_v4(),
-            Some(at(offset)),
-        )
-        .await;
+        let outcome = judged(&caller, &format!("{name}4"), Uuid::new_v4(), Some(at(offset))).await;
         assert_eq!(outcome, expected, "UUIDv4, {name}");
     }
     assert_eq!(tables::events(&stage.pool).await.len(), 8);
@@ -233,25 +199,15 @@ async fn a_message_sent_many_times_at_once_has_one_effect_and_one_answer(#[case]
     let caller = stage.service().await;
     let id = caller.create("ada").await;
     let messages: Vec<Request> = (0..10)
-        .map(|n| {
-            caller.request(
-                "user.update.v1",
-                json!({ "id": id, "name": format!("Ada {n}") }),
-            )
-        })
+        .map(|n| caller.request("user.update.v1", json!({ "id": id, "name": format!("Ada {n}") })))
         .collect();
-    let copies: Vec<Request> = (0..8)
-        .flat_map(|_| messages.iter().map(Request::again))
-        .collect();
+    let copies: Vec<Request> = (0..8).flat_map(|_| messages.iter().map(Request::again)).collect();
     let replies = caller.ask_all(&copies).await;
     for (n, message) in messages.iter().enumerate() {
         let mine = copies.iter().zip(&replies);
         let mine = mine.filter(|(copy, _)| copy.message_id == message.message_id);
         let mine: Vec<_> = mine.map(|(_, reply)| reply).collect();
-        assert!(
-            mine.iter().all(|reply| reply.body == mine[0].body),
-            "message {n}: {mine:?}"
-        );
+        assert!(mine.iter().all(|reply| reply.body == mine[0].body), "message {n}: {mine:?}");
         let new = mine.iter().filter(|reply| reply.replayed == Some(false));
         assert_eq!(new.count(), 1, "message {n} is new once");
     }

@@ -28,11 +28,7 @@ fn sources() -> Vec<Source> {
     files.sort();
     let source = |path: PathBuf| {
         let text = std::fs::read_to_string(&path).unwrap();
-        let path = path
-            .strip_prefix(&root)
-            .unwrap()
-            .to_string_lossy()
-            .into_owned();
+        let path = path.strip_prefix(&root).unwrap().to_string_lossy().into_owned();
         let code = match path.ends_with("tests.rs") {
             true => String::new(),
             false => bare(&text),
@@ -76,9 +72,7 @@ fn bare(text: &str) -> String {
 fn string_end(text: &str, raw: Option<usize>) -> usize {
     if let Some(hashes) = raw {
         let end = format!("\"{}", "#".repeat(hashes));
-        return text[1..]
-            .find(&end)
-            .map_or(text.len(), |at| 1 + at + end.len());
+        return text[1..].find(&end).map_or(text.len(), |at| 1 + at + end.len());
     }
     let mut escaped = false;
     for (at, letter) in text.char_indices().skip(1) {
@@ -111,16 +105,10 @@ fn paths(code: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let mut rest = code;
     while let Some(at) = rest.find("use ") {
-        let starts = rest[..at]
-            .chars()
-            .next_back()
-            .is_none_or(|c| !c.is_alphanumeric() && c != '_');
+        let starts = rest[..at].chars().next_back().is_none_or(|c| !c.is_alphanumeric() && c != '_');
         let end = rest[at..].find(';').map_or(rest.len(), |end| at + end);
         if starts {
-            let tree: String = rest[at + 4..end]
-                .split_whitespace()
-                .collect::<Vec<_>>()
-                .join(" ");
+            let tree: String = rest[at + 4..end].split_whitespace().collect::<Vec<_>>().join(" ");
             expand("", &tree, &mut found);
         }
         rest = &rest[at + 4..];
@@ -164,9 +152,7 @@ fn dependencies() -> BTreeSet<String> {
     let (_, after) = manifest.split_once("[dependencies]").unwrap();
     let section = after.split("\n[").next().unwrap();
     let names = section.lines().filter_map(|line| line.split_once(" = "));
-    names
-        .map(|(name, _)| name.trim().replace('-', "_"))
-        .collect()
+    names.map(|(name, _)| name.trim().replace('-', "_")).collect()
 }
 
 /// What a layer may name of ours and of others; `None` for no limit.
@@ -177,34 +163,15 @@ struct Rule {
 }
 
 const RULES: [Rule; 4] = [
-    Rule {
-        layer: "domain",
-        ours: &["domain"],
-        crates: Some(&["serde", "thiserror", "uuid", "chrono"]),
-    },
+    Rule { layer: "domain", ours: &["domain"], crates: Some(&["serde", "thiserror", "uuid", "chrono"]) },
     Rule {
         layer: "application",
         ours: &["domain", "application"],
-        crates: Some(&[
-            "serde",
-            "thiserror",
-            "uuid",
-            "chrono",
-            "serde_json",
-            "secrecy",
-            "schemars",
-        ]),
+        crates: Some(&["serde", "thiserror", "uuid", "chrono", "serde_json", "secrecy", "schemars"]),
     },
     Rule {
         layer: "infrastructure",
-        ours: &[
-            "domain",
-            "application",
-            "infrastructure",
-            "failpoint",
-            "config",
-            "telemetry",
-        ],
+        ours: &["domain", "application", "infrastructure", "failpoint", "config", "telemetry"],
         crates: None,
     },
     Rule {
@@ -227,15 +194,7 @@ const RULES: [Rule; 4] = [
 /// Crates that stand only under these paths.
 const HOMES: [(&str, &[&str]); 3] = [
     ("sqlx", &["infrastructure/postgres/"]),
-    (
-        "lapin",
-        &[
-            "infrastructure/rabbitmq/",
-            "interfaces/amqp/",
-            "client/",
-            "client.rs",
-        ],
-    ),
+    ("lapin", &["infrastructure/rabbitmq/", "interfaces/amqp/", "client/", "client.rs"]),
     ("axum", &["interfaces/http/"]),
 ];
 
@@ -252,9 +211,7 @@ fn each_layer_names_only_what_it_may() {
         for rule in RULES.iter().filter(|rule| is_in(&source.path, rule.layer)) {
             for path in &paths {
                 let first = path.split("::").next().unwrap_or_default();
-                let ours = path
-                    .strip_prefix("crate::")
-                    .map(|rest| rest.split("::").next().unwrap());
+                let ours = path.strip_prefix("crate::").map(|rest| rest.split("::").next().unwrap());
                 let allowed = match (ours, rule.crates) {
                     (Some(module), _) => rule.ours.contains(&module),
                     (None, Some(crates)) => !known.contains(first) || crates.contains(&first),
@@ -266,9 +223,7 @@ fn each_layer_names_only_what_it_may() {
             }
         }
         for (name, homes) in HOMES {
-            let names_it = paths
-                .iter()
-                .any(|path| path.split("::").next() == Some(name));
+            let names_it = paths.iter().any(|path| path.split("::").next() == Some(name));
             let at_home = homes.iter().any(|home| source.path.starts_with(home));
             if names_it && !at_home {
                 broken.push(format!("{} names {name}", source.path));
@@ -284,22 +239,10 @@ const BANNED: [(&str, &str, &str); 8] = [
     ("domain/", "SystemTime::now", "the clock is a parameter"),
     ("domain/", "Uuid::now_v7", "randomness is a parameter"),
     ("domain/", "Uuid::new_v4", "randomness is a parameter"),
-    (
-        "application/command/",
-        "Utc::now",
-        "the clock comes through the context",
-    ),
-    (
-        "application/command/",
-        "Uuid::now_v7",
-        "randomness comes through the context",
-    ),
+    ("application/command/", "Utc::now", "the clock comes through the context"),
+    ("application/command/", "Uuid::now_v7", "randomness comes through the context"),
     ("", "async_trait", "traits have async functions themselves"),
-    (
-        "",
-        "wait_for_confirms",
-        "it waits for the last confirm only",
-    ),
+    ("", "wait_for_confirms", "it waits for the last confirm only"),
 ];
 
 #[test]
@@ -320,18 +263,12 @@ fn nothing_banned_stands_in_the_code() {
         if source.code.contains("macro_rules!") {
             macros.push(source.path.clone());
         }
-        let attributes = source
-            .code
-            .match_indices("#[expect(")
-            .chain(source.code.match_indices("#[allow("));
+        let attributes = source.code.match_indices("#[expect(").chain(source.code.match_indices("#[allow("));
         for (at, _) in attributes {
             let attribute = &source.code[at..];
             let attribute = &attribute[..attribute.find(")]").unwrap_or(attribute.len())];
             if attribute.starts_with("#[allow(") || !attribute.contains("reason") {
-                broken.push(format!(
-                    "{}: {attribute}: expect with a reason",
-                    source.path
-                ));
+                broken.push(format!("{}: {attribute}: expect with a reason", source.path));
             }
         }
     }
@@ -343,21 +280,17 @@ fn nothing_banned_stands_in_the_code() {
 
 #[test]
 fn every_file_says_what_it_is_for_and_stays_short() {
-    let vague = [
-        "utils", "util", "common", "helpers", "helper", "types", "misc",
-    ];
+    let vague = ["utils", "util", "common", "helpers", "helper", "types", "misc"];
     let mut broken = Vec::new();
     for source in sources() {
-        let header = source
-            .text
-            .lines()
-            .take_while(|line| line.starts_with("//!"));
+        let header = source.text.lines().take_while(|line| line.starts_with("//!"));
         if header.count() == 0 {
             broken.push(format!("{}: no module header", source.path));
         }
         let lines = source.text.lines().count();
-        if lines > 400 {
-            broken.push(format!("{}: {lines} lines", source.path));
+        let own_tests = source.text.lines().skip_while(|line| *line != "#[cfg(test)]").count();
+        if lines > 450 || lines - own_tests > 350 {
+            broken.push(format!("{}: {lines} lines, {own_tests} of them tests", source.path));
         }
         let names = source.path.trim_end_matches(".rs").split('/');
         for name in names.filter(|name| vague.contains(name)) {
@@ -369,18 +302,10 @@ fn every_file_says_what_it_is_for_and_stays_short() {
 
 #[test]
 fn sql_is_lower_case() {
-    let words = [
-        "SELECT ", "INSERT ", "UPDATE ", "DELETE ", "CREATE ", " WHERE ", " FROM ",
-    ];
+    let words = ["SELECT ", "INSERT ", "UPDATE ", "DELETE ", "CREATE ", " WHERE ", " FROM "];
     let mut broken = Vec::new();
-    for source in sources()
-        .iter()
-        .filter(|source| source.path.starts_with("infrastructure/postgres/"))
-    {
-        let code = source
-            .text
-            .lines()
-            .filter(|line| !line.trim_start().starts_with("//"));
+    for source in sources().iter().filter(|source| source.path.starts_with("infrastructure/postgres/")) {
+        let code = source.text.lines().filter(|line| !line.trim_start().starts_with("//"));
         for line in code.filter(|line| words.iter().any(|word| line.contains(word))) {
             broken.push(format!("{}: {}", source.path, line.trim()));
         }
@@ -396,12 +321,7 @@ fn the_reader_sees_through_groups_comments_and_strings() {
         "#[cfg(test)]\nmod tests { rstest::no }",
     ));
     let paths = paths(&code);
-    for expected in [
-        "crate::domain::user::User",
-        "crate::domain::id",
-        "crate::interfaces",
-        "sqlx::query",
-    ] {
+    for expected in ["crate::domain::user::User", "crate::domain::id", "crate::interfaces", "sqlx::query"] {
         assert!(paths.contains(expected), "{expected} in {paths:?}");
     }
     assert!(!paths.iter().any(|path| path.contains("no")), "{paths:?}");

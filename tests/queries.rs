@@ -20,20 +20,11 @@ async fn a_user_is_found_by_id_and_by_email_in_any_case() {
         let reply = caller.ask("user.get.v1", body).await;
         assert_eq!(reply.data(), created.data());
     }
-    for body in [
-        json!({ "id": Uuid::now_v7() }),
-        json!({ "email": "bob@example.com" }),
-    ] {
+    for body in [json!({ "id": Uuid::now_v7() }), json!({ "email": "bob@example.com" })] {
         assert_eq!(caller.ask("user.get.v1", body).await.code(), "NOT_FOUND");
     }
     let both = json!({ "id": created.id(), "email": "ada@example.com" });
-    for body in [
-        json!({}),
-        both,
-        json!({ "id": "x" }),
-        json!({ "email": "x" }),
-        json!({ "x": 1 }),
-    ] {
+    for body in [json!({}), both, json!({ "id": "x" }), json!({ "email": "x" }), json!({ "x": 1 })] {
         let reply = caller.ask("user.get.v1", body.clone()).await;
         assert_eq!(reply.code(), "BAD_REQUEST", "{body}");
     }
@@ -88,18 +79,13 @@ async fn cast(caller: &Caller) -> Vec<Uuid> {
         }
     }
     let gone = caller.create("gone").await;
-    caller
-        .ask("user.delete.v1", json!({ "id": gone }))
-        .await
-        .data();
+    caller.ask("user.delete.v1", json!({ "id": gone })).await.data();
     ids
 }
 
 fn emails(reply: &Reply) -> Vec<String> {
     let users = reply.data().as_array().unwrap().iter();
-    users
-        .map(|user| user["email"].as_str().unwrap().replace("@example.com", ""))
-        .collect()
+    users.map(|user| user["email"].as_str().unwrap().replace("@example.com", "")).collect()
 }
 
 #[tokio::test]
@@ -108,33 +94,22 @@ async fn a_list_is_the_newest_first_and_counts_all() {
     let caller = stage.service().await;
     let ids = cast(&caller).await;
     let reply = caller.ask("user.list.v1", json!({})).await;
-    assert_eq!(
-        emails(&reply),
-        [
-            "c3", "c2", "c1", "c0", "b3", "b2", "b1", "b0", "a3", "a2", "a1", "a0"
-        ]
-    );
+    assert_eq!(emails(&reply), ["c3", "c2", "c1", "c0", "b3", "b2", "b1", "b0", "a3", "a2", "a1", "a0"]);
     let one = caller.ask("user.get.v1", json!({ "id": ids[0] })).await;
     assert_eq!(&reply.data()[11], one.data(), "a list shows the whole user");
     let meta = json!({ "page": 1, "per_page": 20, "total": 12, "next_cursor": null });
     assert_eq!(reply.meta(), &meta);
-    let reply = caller
-        .ask("user.list.v1", json!({ "page": 2, "per_page": 5 }))
-        .await;
+    let reply = caller.ask("user.list.v1", json!({ "page": 2, "per_page": 5 })).await;
     assert_eq!(emails(&reply), ["b2", "b1", "b0", "a3", "a2"]);
     assert_eq!(reply.meta()["page"], 2);
     assert_eq!(reply.meta()["per_page"], 5);
     assert_eq!(reply.meta()["total"], 12);
     assert!(reply.meta()["next_cursor"].is_string());
-    let reply = caller
-        .ask("user.list.v1", json!({ "page": 9, "per_page": 5 }))
-        .await;
+    let reply = caller.ask("user.list.v1", json!({ "page": 9, "per_page": 5 })).await;
     assert_eq!(emails(&reply), [""; 0]);
     assert_eq!(reply.meta()["total"], 12);
     assert_eq!(reply.meta()["next_cursor"], Value::Null);
-    let reply = caller
-        .ask("user.list.v1", json!({ "page": 1, "total": false }))
-        .await;
+    let reply = caller.ask("user.list.v1", json!({ "page": 1, "total": false })).await;
     assert!(reply.meta().get("total").is_none_or(Value::is_null));
 }
 
@@ -146,28 +121,13 @@ async fn a_list_is_sorted_filtered_and_searched_as_asked() {
     let renamed = json!({ "id": ids[5], "name": "100% \\ zoë_the_last" });
     caller.ask("user.update.v1", renamed).await.data();
     for (body, expected) in [
-        (
-            json!({ "sort": "email", "order": "asc", "per_page": 3 }),
-            vec!["a0", "a1", "a2"],
-        ),
-        (
-            json!({ "sort": "email", "order": "desc", "per_page": 2 }),
-            vec!["c3", "c2"],
-        ),
-        (
-            json!({ "sort": "name", "order": "asc", "role": "admin" }),
-            vec!["a3", "b3", "c3"],
-        ),
+        (json!({ "sort": "email", "order": "asc", "per_page": 3 }), vec!["a0", "a1", "a2"]),
+        (json!({ "sort": "email", "order": "desc", "per_page": 2 }), vec!["c3", "c2"]),
+        (json!({ "sort": "name", "order": "asc", "role": "admin" }), vec!["a3", "b3", "c3"]),
         (json!({ "sort": "updated_at", "per_page": 1 }), vec!["b1"]),
-        (
-            json!({ "sort": "created_at", "order": "asc", "per_page": 1 }),
-            vec!["a0"],
-        ),
+        (json!({ "sort": "created_at", "order": "asc", "per_page": 1 }), vec!["a0"]),
         (json!({ "role": "admin" }), vec!["c3", "b3", "a3"]),
-        (
-            json!({ "search": "OF THE A", "order": "asc" }),
-            vec!["a0", "a1", "a2", "a3"],
-        ),
+        (json!({ "search": "OF THE A", "order": "asc" }), vec!["a0", "a1", "a2", "a3"]),
         (json!({ "search": "b2@ex" }), vec!["b2"]),
         (json!({ "search": "00%" }), vec!["b1"]),
         (json!({ "search": "ë_t" }), vec!["b1"]),
@@ -182,11 +142,7 @@ async fn a_list_is_sorted_filtered_and_searched_as_asked() {
     }
     let body = json!({ "search": "of the", "role": "user", "per_page": 2 });
     let reply = caller.ask("user.list.v1", body).await;
-    assert_eq!(
-        reply.meta()["total"],
-        8,
-        "the total counts what the filter lets through"
-    );
+    assert_eq!(reply.meta()["total"], 8, "the total counts what the filter lets through");
 }
 
 #[tokio::test]
@@ -205,23 +161,13 @@ async fn a_cursor_walks_over_everything_once_while_users_come_and_go() {
             let mut next = first.clone();
             next["cursor"] = cursor.into();
             reply = caller.ask("user.list.v1", next).await;
-            assert!(
-                reply.meta().get("total").is_none_or(Value::is_null),
-                "not with a cursor"
-            );
+            assert!(reply.meta().get("total").is_none_or(Value::is_null), "not with a cursor");
             walked.extend(emails(&reply));
-            caller
-                .ask("user.delete.v1", json!({ "id": id }))
-                .await
-                .data();
+            caller.ask("user.delete.v1", json!({ "id": id })).await.data();
         }
         walked.retain(|email| !email.starts_with("zz"));
         let once: BTreeSet<&String> = walked.iter().collect();
-        assert_eq!(
-            (walked.len(), once.len()),
-            (12, 12),
-            "{sort} {order}: {walked:?}"
-        );
+        assert_eq!((walked.len(), once.len()), (12, 12), "{sort} {order}: {walked:?}");
     }
     let first = caller.ask("user.list.v1", json!({ "per_page": 5 })).await;
     let cursor = first.meta()["next_cursor"].clone();

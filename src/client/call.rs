@@ -58,11 +58,7 @@ impl Tries {
                 // Another call's publish may have closed the channel that both share; twice is no
                 // accident.
                 self.refused_by_broker += 1;
-                if self.refused_by_broker > 1 {
-                    Next::GiveUp
-                } else {
-                    Next::Again { pause: true }
-                }
+                if self.refused_by_broker > 1 { Next::GiveUp } else { Next::Again { pause: true } }
             }
             Failure::Lost(_) => Next::Again { pause: true },
         }
@@ -70,11 +66,7 @@ impl Tries {
 
     fn spend(&mut self, pause: bool) -> Next {
         self.left = self.left.saturating_sub(1);
-        if self.left == 0 {
-            Next::GiveUp
-        } else {
-            Next::Again { pause }
-        }
+        if self.left == 0 { Next::GiveUp } else { Next::Again { pause } }
     }
 }
 
@@ -113,10 +105,7 @@ impl Call<'_> {
         let body: Arc<[u8]> = self.body.into();
 
         let mut pause = Pause::new();
-        let mut tries = Tries {
-            left: attempts,
-            refused_by_broker: 0,
-        };
+        let mut tries = Tries { left: attempts, refused_by_broker: 0 };
         let mut sent = 0;
         let given_up = |sent: u32, reason: Option<Unavailable>| match reason {
             Some(reason) if sent == 0 => Error::Unavailable(reason),
@@ -144,11 +133,7 @@ impl Call<'_> {
             );
             let failure = match one_try(&session, publish, &mut waiting, until).await {
                 Ok(delivered) => {
-                    return Ok(RawReply {
-                        body: delivered.body,
-                        replayed: delivered.replayed,
-                        message_id,
-                    });
+                    return Ok(RawReply { body: delivered.body, replayed: delivered.replayed, message_id });
                 }
                 Err(failure) => failure,
             };
@@ -158,12 +143,8 @@ impl Call<'_> {
             let next = tries.after(&failure);
             // What the broker turned away was not done; anything else may have been.
             let reason = match failure {
-                Failure::Nacked => Some(Unavailable::Full {
-                    object: exchange.to_string(),
-                }),
-                Failure::Lost(Some(cause)) if turned_away(&cause) => {
-                    Some(Unavailable::Rejected(cause))
-                }
+                Failure::Nacked => Some(Unavailable::Full { object: exchange.to_string() }),
+                Failure::Lost(Some(cause)) if turned_away(&cause) => Some(Unavailable::Rejected(cause)),
                 Failure::Silence { .. } | Failure::Lost(_) => {
                     sent += 1;
                     None
@@ -178,11 +159,7 @@ impl Call<'_> {
         }
     }
 
-    fn properties(
-        &self,
-        message_id: Uuid,
-        correlation_id: Uuid,
-    ) -> Result<BasicProperties, BadRequest> {
+    fn properties(&self, message_id: Uuid, correlation_id: Uuid) -> Result<BasicProperties, BadRequest> {
         let own = &self.own;
         let mut headers = FieldTable::default();
         let mut header = |name: &'static str, value: String| {
@@ -272,10 +249,7 @@ mod tests {
     use super::*;
 
     fn tries(left: u32) -> Tries {
-        Tries {
-            left,
-            refused_by_broker: 0,
-        }
+        Tries { left, refused_by_broker: 0 }
     }
 
     fn closed_with(error: AMQPSoftError) -> Failure {
@@ -296,15 +270,9 @@ mod tests {
     fn a_lost_connection_costs_no_try() {
         let mut tries = tries(1);
         for _ in 0..20 {
-            assert_eq!(
-                tries.after(&Failure::Lost(None)),
-                Next::Again { pause: true }
-            );
+            assert_eq!(tries.after(&Failure::Lost(None)), Next::Again { pause: true });
         }
-        assert_eq!(
-            tries.after(&Failure::Silence { confirmed: true }),
-            Next::GiveUp
-        );
+        assert_eq!(tries.after(&Failure::Silence { confirmed: true }), Next::GiveUp);
     }
 
     #[test]
@@ -332,10 +300,7 @@ mod tests {
     #[test]
     fn deadlines_are_rfc_3339_and_never_overflow() {
         let now = DateTime::from_timestamp(1_700_000_000, 0).unwrap();
-        assert_eq!(
-            deadline_text(now, Duration::from_millis(1500)),
-            "2023-11-14T22:13:21.500Z"
-        );
+        assert_eq!(deadline_text(now, Duration::from_millis(1500)), "2023-11-14T22:13:21.500Z");
         assert!(!deadline_text(now, Duration::MAX).is_empty());
     }
 }

@@ -30,10 +30,7 @@ impl Endpoint {
         if namespace.len() > 200 {
             return Err(BadRequest::TooLong("the namespace"));
         }
-        Ok(Self {
-            uri,
-            namespace: namespace.to_owned(),
-        })
+        Ok(Self { uri, namespace: namespace.to_owned() })
     }
 
     /// Host and port, fit to be shown.
@@ -43,9 +40,7 @@ impl Endpoint {
 
     /// The name the broker will check `user_id` against; none where the URL does not tell it.
     pub(super) fn user(&self) -> Option<ShortString> {
-        if let Some(SASLMechanism::External | SASLMechanism::Anonymous) =
-            self.uri.query.auth_mechanism
-        {
+        if let Some(SASLMechanism::External | SASLMechanism::Anonymous) = self.uri.query.auth_mechanism {
             return None;
         }
         ShortString::try_new(self.uri.authority.userinfo.username.as_str()).ok()
@@ -91,10 +86,7 @@ mod tests {
         assert_eq!(endpoint.user().unwrap().as_str(), "ada");
         assert_eq!(endpoint.uri.query.heartbeat, Some(10));
         let shown = format!("{endpoint:?}");
-        assert!(
-            shown.contains("example.com:5672") && !shown.contains("hunter2"),
-            "{shown}"
-        );
+        assert!(shown.contains("example.com:5672") && !shown.contains("hunter2"), "{shown}");
     }
 
     #[test]

@@ -154,11 +154,7 @@ pub(super) async fn subscribe(link: Arc<Link>, pattern: ShortString) -> Result<E
     let session = link.next_session().await?;
     let first = Subscription::open(&link, session, &pattern).await?;
     let (sender, items) = mpsc::channel(usize::from(AHEAD));
-    let follower = Follower {
-        seen: Sequences::default(),
-        tells_gaps: sees_all(pattern.as_str()),
-        sender,
-    };
+    let follower = Follower { seen: Sequences::default(), tells_gaps: sees_all(pattern.as_str()), sender };
     tokio::spawn(follow(link, pattern, first, follower));
     Ok(Events { items })
 }
@@ -170,24 +166,13 @@ struct Subscription {
 }
 
 impl Subscription {
-    async fn open(
-        link: &Link,
-        session: Arc<Session>,
-        pattern: &ShortString,
-    ) -> Result<Self, Unavailable> {
+    async fn open(link: &Link, session: Arc<Session>, pattern: &ShortString) -> Result<Self, Unavailable> {
         let exchange = link.endpoint.events();
         let channel = session.event_channel(&exchange).await?;
         let deliveries = Self::consume(&channel, exchange, pattern.clone())
             .await
-            .map_err(|source| Unavailable::Broker {
-                host: link.endpoint.host(),
-                source,
-            })?;
-        Ok(Self {
-            session,
-            channel,
-            deliveries,
-        })
+            .map_err(|source| Unavailable::Broker { host: link.endpoint.host(), source })?;
+        Ok(Self { session, channel, deliveries })
     }
 
     async fn consume(
@@ -196,30 +181,15 @@ impl Subscription {
         pattern: ShortString,
     ) -> lapin::Result<Consumer> {
         let table = FieldTable::default;
-        let own = QueueDeclareOptions {
-            exclusive: true,
-            auto_delete: true,
-            ..QueueDeclareOptions::default()
-        };
-        let queue = channel
-            .queue_declare(ShortString::default(), own, table())
-            .await?;
+        let own =
+            QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
+        let queue = channel.queue_declare(ShortString::default(), own, table()).await?;
         let queue = queue.name().clone();
-        channel
-            .queue_bind(
-                queue.clone(),
-                exchange,
-                pattern,
-                QueueBindOptions::default(),
-                table(),
-            )
-            .await?;
+        channel.queue_bind(queue.clone(), exchange, pattern, QueueBindOptions::default(), table()).await?;
         // Before consuming: lapin's own buffer has no bound.
         channel.basic_qos(AHEAD, BasicQosOptions::default()).await?;
         let options = BasicConsumeOptions::default();
-        channel
-            .basic_consume(queue, ShortString::default(), options, table())
-            .await
+        channel.basic_consume(queue, ShortString::default(), options, table()).await
     }
 }
 
@@ -251,22 +221,12 @@ impl Follower {
     }
 }
 
-async fn follow(
-    link: Arc<Link>,
-    pattern: ShortString,
-    first: Subscription,
-    mut follower: Follower,
-) {
+async fn follow(link: Arc<Link>, pattern: ShortString, first: Subscription, mut follower: Follower) {
     let mut subscription = first;
     loop {
         let ended = drain(&mut subscription, &mut follower).await;
         // It may be closed already, which is just as well.
-        drop(
-            subscription
-                .channel
-                .close(200, ShortString::default())
-                .await,
-        );
+        drop(subscription.channel.close(200, ShortString::default()).await);
         if ended.is_err() {
             return;
         }
@@ -325,10 +285,7 @@ mod tests {
     #[test]
     fn an_event_is_read_and_kept_as_it_came() {
         let event = Event::from_json(CREATED.as_bytes().to_vec()).unwrap();
-        assert_eq!(
-            (event.sequence, event.kind.as_str()),
-            (12, "user.created.v1")
-        );
+        assert_eq!((event.sequence, event.kind.as_str()), (12, "user.created.v1"));
         assert_eq!(event.data, serde_json::json!({"email": "ada@example.com"}));
         assert_eq!(event.causation_id, None);
         assert_eq!(event.json(), CREATED.as_bytes());
@@ -337,24 +294,15 @@ mod tests {
     #[test]
     fn a_sequence_that_is_no_number_is_told() {
         let body = CREATED.replace("0000000000000000012", "twelve");
-        assert!(matches!(
-            Event::from_json(body.into_bytes()),
-            Err(BadReply::Sequence)
-        ));
+        assert!(matches!(Event::from_json(body.into_bytes()), Err(BadReply::Sequence)));
     }
 
     #[tokio::test]
     async fn a_follower_drops_repeats_and_tells_gaps_before_the_event() {
         let (sender, mut items) = mpsc::channel(16);
-        let mut follower = Follower {
-            seen: Sequences::default(),
-            tells_gaps: true,
-            sender,
-        };
+        let mut follower = Follower { seen: Sequences::default(), tells_gaps: true, sender };
         for sequence in ["1", "1", "2", "5"] {
-            let body = CREATED
-                .replace("0000000000000000012", sequence)
-                .into_bytes();
+            let body = CREATED.replace("0000000000000000012", sequence).into_bytes();
             assert!(follower.take(body).await.is_ok());
         }
         drop(follower);

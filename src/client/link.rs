@@ -35,20 +35,8 @@ impl Link {
         let first = Session::open(&endpoint, Arc::clone(&pending)).await?;
         let (states, state) = watch::channel(State::Up(Arc::clone(&first)));
         let stop = CancellationToken::new();
-        tokio::spawn(keep_up(
-            first,
-            Arc::clone(&endpoint),
-            Arc::clone(&pending),
-            states,
-            stop.clone(),
-        ));
-        Ok(Self {
-            endpoint,
-            pending,
-            state,
-            _stop_on_drop: stop.clone().drop_guard(),
-            stop,
-        })
+        tokio::spawn(keep_up(first, Arc::clone(&endpoint), Arc::clone(&pending), states, stop.clone()));
+        Ok(Self { endpoint, pending, state, _stop_on_drop: stop.clone().drop_guard(), stop })
     }
 
     /// The session, or the next one if it comes in time.
@@ -60,9 +48,7 @@ impl Link {
             Err(_) => Err(match &*state.borrow() {
                 State::Down(Some(reason)) => reason.clone(),
                 State::Closed => Unavailable::Closed,
-                State::Down(None) | State::Up(_) => Unavailable::Silent {
-                    host: self.endpoint.host(),
-                },
+                State::Down(None) | State::Up(_) => Unavailable::Silent { host: self.endpoint.host() },
             }),
         }
     }
@@ -125,11 +111,7 @@ async fn keep_up(
     states.send_replace(State::Closed);
 }
 
-async fn reopen(
-    endpoint: &Endpoint,
-    pending: &Arc<Pending>,
-    states: &watch::Sender<State>,
-) -> Arc<Session> {
+async fn reopen(endpoint: &Endpoint, pending: &Arc<Pending>, states: &watch::Sender<State>) -> Arc<Session> {
     let mut pause = Pause::new();
     loop {
         tokio::time::sleep(pause.next()).await;

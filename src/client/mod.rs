@@ -110,23 +110,14 @@ impl Client {
     /// broker cannot be reached or does not let this user in.
     pub async fn connect(url: &str, options: Options) -> Result<Self, Error> {
         let endpoint = Endpoint::new(url, &options.namespace)?;
-        Ok(Self {
-            link: Arc::new(Link::open(endpoint).await?),
-            options: Arc::new(options),
-        })
+        Ok(Self { link: Arc::new(Link::open(endpoint).await?), options: Arc::new(options) })
     }
 
     /// The same connection, on behalf of the user this access token names.
     #[must_use]
     pub fn with_token(&self, token: SecretString) -> Self {
-        let options = Options {
-            token: Some(token),
-            ..Options::clone(&self.options)
-        };
-        Self {
-            link: Arc::clone(&self.link),
-            options: Arc::new(options),
-        }
+        let options = Options { token: Some(token), ..Options::clone(&self.options) };
+        Self { link: Arc::clone(&self.link), options: Arc::new(options) }
     }
 
     /// Sends a command and waits for what it came to.
@@ -162,11 +153,7 @@ impl Client {
         let body = serde_json::to_vec(&command).map_err(BadRequest::Payload)?;
         let raw = self.call(Lane::Commands, C::NAME, body, options).await?;
         let answer = read(&raw)?;
-        Ok(Reply {
-            data: answer.data,
-            replayed: raw.replayed,
-            message_id: raw.message_id,
-        })
+        Ok(Reply { data: answer.data, replayed: raw.replayed, message_id: raw.message_id })
     }
 
     /// Asks, and waits for the answer.
@@ -260,14 +247,11 @@ impl Client {
         while after + 1 < gap.found {
             let limit = (gap.found - after - 1).min(500);
             let query = json!({"subject": gap.subject, "after_sequence": after, "limit": limit});
-            let raw = self
-                .query_json("event.list.v1", query.to_string(), CallOptions::default())
-                .await?;
+            let raw = self.query_json("event.list.v1", query.to_string(), CallOptions::default()).await?;
             let page: Vec<serde_json::Value> = read(&raw)?.data;
             let before = found.len();
             for event in page {
-                let event =
-                    Event::from_json(event.to_string().into_bytes()).map_err(Error::BadEvent)?;
+                let event = Event::from_json(event.to_string().into_bytes()).map_err(Error::BadEvent)?;
                 after = after.max(event.sequence);
                 if event.sequence < gap.found {
                     found.push(event);
@@ -285,21 +269,8 @@ impl Client {
         self.link.close().await;
     }
 
-    async fn call(
-        &self,
-        lane: Lane,
-        name: &str,
-        body: Vec<u8>,
-        own: CallOptions,
-    ) -> Result<RawReply, Error> {
-        let call = Call {
-            link: &self.link,
-            lane,
-            name,
-            body,
-            options: &self.options,
-            own,
-        };
+    async fn call(&self, lane: Lane, name: &str, body: Vec<u8>, own: CallOptions) -> Result<RawReply, Error> {
+        let call = Call { link: &self.link, lane, name, body, options: &self.options, own };
         call.run().await
     }
 }
@@ -308,9 +279,6 @@ fn read<T: DeserializeOwned>(raw: &RawReply) -> Result<Answer<T>, Error> {
     match raw.read() {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(refusal)) => Err(Error::Refused(refusal)),
-        Err(problem) => Err(Error::BadReply {
-            message_id: raw.message_id,
-            problem,
-        }),
+        Err(problem) => Err(Error::BadReply { message_id: raw.message_id, problem }),
     }
 }

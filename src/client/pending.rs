@@ -26,11 +26,7 @@ impl Pending {
         let correlation_id = Uuid::new_v4();
         let (sender, answer) = oneshot::channel();
         self.calls.lock().insert(correlation_id, sender);
-        Waiting {
-            correlation_id,
-            answer,
-            pending: Arc::clone(self),
-        }
+        Waiting { correlation_id, answer, pending: Arc::clone(self) }
     }
 
     /// Hands an answer to its call. False when nobody waits for it: a second answer to a request
@@ -63,10 +59,7 @@ mod tests {
     use super::*;
 
     fn delivered(text: &str) -> Delivered {
-        Delivered {
-            body: text.as_bytes().to_vec(),
-            replayed: false,
-        }
+        Delivered { body: text.as_bytes().to_vec(), replayed: false }
     }
 
     #[tokio::test]

@@ -131,10 +131,7 @@ impl RawReply {
         let envelope: Envelope<T> = serde_json::from_slice(&self.body)?;
         match (envelope.data, envelope.error) {
             (_, Some(refusal)) => Ok(Err(refusal)),
-            (Some(data), None) => Ok(Ok(Answer {
-                data,
-                meta: envelope.meta,
-            })),
+            (Some(data), None) => Ok(Ok(Answer { data, meta: envelope.meta })),
             (None, None) => Err(BadReply::Empty),
         }
     }
@@ -146,11 +143,7 @@ mod tests {
     use crate::client::error::Code;
 
     fn reply(body: &str) -> RawReply {
-        RawReply {
-            body: body.as_bytes().to_vec(),
-            replayed: false,
-            message_id: Uuid::nil(),
-        }
+        RawReply { body: body.as_bytes().to_vec(), replayed: false, message_id: Uuid::nil() }
     }
 
     #[test]
@@ -159,10 +152,7 @@ mod tests {
         let answer = page.read::<Vec<u32>>().unwrap().unwrap();
         assert_eq!(answer.data, [1, 2]);
         let meta = answer.meta.unwrap();
-        assert_eq!(
-            (meta.page, meta.total, meta.next_cursor),
-            (Some(1), Some(2), None)
-        );
+        assert_eq!((meta.page, meta.total, meta.next_cursor), (Some(1), Some(2), None));
         assert_eq!(page.refusal().unwrap(), None);
     }
 
@@ -183,10 +173,7 @@ mod tests {
         let refused = reply(r#"{"error":{"code":"TEAPOT","message":"short and stout"}}"#);
         let refusal = refused.refusal().unwrap().unwrap();
         assert_eq!(refusal.code, Code::Other("TEAPOT".into()));
-        assert_eq!(
-            serde_json::to_value(&refusal.code).unwrap(),
-            serde_json::json!("TEAPOT")
-        );
+        assert_eq!(serde_json::to_value(&refusal.code).unwrap(), serde_json::json!("TEAPOT"));
     }
 
     #[test]
@@ -201,9 +188,6 @@ mod tests {
     #[test]
     fn neither_data_nor_error_is_no_reply() {
         assert!(matches!(reply("{}").read::<u32>(), Err(BadReply::Empty)));
-        assert!(matches!(
-            reply("nonsense").read::<u32>(),
-            Err(BadReply::Json(_))
-        ));
+        assert!(matches!(reply("nonsense").read::<u32>(), Err(BadReply::Json(_))));
     }
 }

@@ -23,11 +23,7 @@ pub(super) struct Sequences {
 impl Sequences {
     /// Where an event stands, and remembers it. A subject not seen before may start anywhere.
     pub(super) fn place(&mut self, subject: &str, sequence: u64) -> Place {
-        let last = self
-            .recent
-            .get(subject)
-            .or_else(|| self.older.get(subject))
-            .copied();
+        let last = self.recent.get(subject).or_else(|| self.older.get(subject)).copied();
         if last.is_some_and(|last| sequence <= last) {
             return Place::Repeat;
         }
@@ -36,11 +32,9 @@ impl Sequences {
         }
         self.recent.insert(subject.to_owned(), sequence);
         match last {
-            Some(last) if sequence > last + 1 => Place::After(Gap {
-                subject: subject.to_owned(),
-                expected: last + 1,
-                found: sequence,
-            }),
+            Some(last) if sequence > last + 1 => {
+                Place::After(Gap { subject: subject.to_owned(), expected: last + 1, found: sequence })
+            }
             _ => Place::Next,
         }
     }
@@ -68,11 +62,7 @@ mod tests {
         assert_eq!(seen.place("a", 2), Place::Next);
         assert_eq!(seen.place("a", 2), Place::Repeat);
         assert_eq!(seen.place("a", 1), Place::Repeat);
-        let gap = Gap {
-            subject: "a".into(),
-            expected: 3,
-            found: 5,
-        };
+        let gap = Gap { subject: "a".into(), expected: 3, found: 5 };
         assert_eq!(seen.place("a", 5), Place::After(gap));
         assert_eq!(seen.place("a", 6), Place::Next);
         assert_eq!(seen.place("b", 8), Place::Next);
@@ -94,12 +84,7 @@ mod tests {
         for whole in ["#", "user.#", "user.*.v1", "*.*.v1", "session.*.*"] {
             assert!(sees_all(whole), "{whole}");
         }
-        for part in [
-            "user.created.v1",
-            "*.created.v1",
-            "user.created.#",
-            "user.*",
-        ] {
+        for part in ["user.created.v1", "*.created.v1", "user.created.#", "user.*"] {
             assert!(!sees_all(part), "{part}");
         }
     }

@@ -14,8 +14,7 @@ use lapin::options::{
 };
 use lapin::types::{FieldTable, ShortString};
 use lapin::{
-    BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Consumer,
-    ExchangeKind,
+    BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Consumer, ExchangeKind,
 };
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -41,39 +40,25 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) async fn open(
-        endpoint: &Endpoint,
-        pending: Arc<Pending>,
-    ) -> Result<Arc<Self>, Unavailable> {
+    pub(super) async fn open(endpoint: &Endpoint, pending: Arc<Pending>) -> Result<Arc<Self>, Unavailable> {
         match tokio::time::timeout(CONNECT_WITHIN, Self::connect(endpoint, pending)).await {
             Ok(Ok(session)) => Ok(session),
-            Ok(Err(source)) => Err(Unavailable::Broker {
-                host: endpoint.host(),
-                source,
-            }),
-            Err(_) => Err(Unavailable::Silent {
-                host: endpoint.host(),
-            }),
+            Ok(Err(source)) => Err(Unavailable::Broker { host: endpoint.host(), source }),
+            Err(_) => Err(Unavailable::Silent { host: endpoint.host() }),
         }
     }
 
     async fn connect(endpoint: &Endpoint, pending: Arc<Pending>) -> lapin::Result<Arc<Self>> {
         // lapin's own recovery stays off: after a channel error its consumers fall silent for ever.
-        let properties =
-            ConnectionProperties::default().with_connection_name("roster client".into());
+        let properties = ConnectionProperties::default().with_connection_name("roster client".into());
         let connection = Connection::connect_uri(endpoint.uri.clone(), properties).await?;
         let channel = connection.create_channel().await?;
-        channel
-            .confirm_select(ConfirmSelectOptions::default())
-            .await?;
+        channel.confirm_select(ConfirmSelectOptions::default()).await?;
         let replies = channel
             .basic_consume(
                 REPLY_TO.into(),
                 ShortString::default(),
-                BasicConsumeOptions {
-                    no_ack: true,
-                    ..BasicConsumeOptions::default()
-                },
+                BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() },
                 FieldTable::default(),
             )
             .await?;
@@ -124,10 +109,7 @@ impl Session {
     /// and a body may hold a password.
     pub(super) async fn check_route(&self, lane: &ShortString) -> Result<(), Unavailable> {
         let mut routes = self.routes.lock().await;
-        if routes
-            .get(lane.as_str())
-            .is_some_and(|at| at.elapsed() < ROUTE_TRUSTED)
-        {
+        if routes.get(lane.as_str()).is_some_and(|at| at.elapsed() < ROUTE_TRUSTED) {
             return Ok(());
         }
         match self.look_at(lane, true).await {
@@ -140,35 +122,18 @@ impl Session {
                 tracing::debug!(%error, "the connection ended during a look at the topology");
                 Ok(())
             }
-            Err(_) => Err(Unavailable::Missing {
-                object: lane.to_string(),
-            }),
+            Err(_) => Err(Unavailable::Missing { object: lane.to_string() }),
         }
     }
 
     async fn look_at(&self, name: &ShortString, queue_too: bool) -> lapin::Result<()> {
         // A channel of its own, because a missing object closes the channel that asked.
         let channel = self.connection.create_channel().await?;
-        let passive = ExchangeDeclareOptions {
-            passive: true,
-            ..ExchangeDeclareOptions::default()
-        };
-        channel
-            .exchange_declare(
-                name.clone(),
-                ExchangeKind::Topic,
-                passive,
-                FieldTable::default(),
-            )
-            .await?;
+        let passive = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
+        channel.exchange_declare(name.clone(), ExchangeKind::Topic, passive, FieldTable::default()).await?;
         if queue_too {
-            let passive = QueueDeclareOptions {
-                passive: true,
-                ..QueueDeclareOptions::default()
-            };
-            channel
-                .queue_declare(name.clone(), passive, FieldTable::default())
-                .await?;
+            let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+            channel.queue_declare(name.clone(), passive, FieldTable::default()).await?;
         }
         channel.close(200, ShortString::default()).await
     }
@@ -183,11 +148,7 @@ impl Session {
         properties: BasicProperties,
     ) -> lapin::Result<Confirmation> {
         let options = BasicPublishOptions::default();
-        let mut publish =
-            pin!(
-                self.channel
-                    .basic_publish(exchange, routing_key, options, &body, properties)
-            );
+        let mut publish = pin!(self.channel.basic_publish(exchange, routing_key, options, &body, properties));
         // lapin numbers the confirm and queues the frames in the first poll, with nothing to keep
         // two threads from doing one in one order and the other in the other.
         let first = poll_fn(|context| {
@@ -202,18 +163,10 @@ impl Session {
     }
 
     /// A channel for an event stream, on the same connection.
-    pub(super) async fn event_channel(
-        &self,
-        exchange: &ShortString,
-    ) -> Result<Channel, Unavailable> {
-        let missing = || Unavailable::Missing {
-            object: exchange.to_string(),
-        };
+    pub(super) async fn event_channel(&self, exchange: &ShortString) -> Result<Channel, Unavailable> {
+        let missing = || Unavailable::Missing { object: exchange.to_string() };
         self.look_at(exchange, false).await.map_err(|_| missing())?;
-        self.connection
-            .create_channel()
-            .await
-            .map_err(|_| missing())
+        self.connection.create_channel().await.map_err(|_| missing())
     }
 }
 
@@ -240,10 +193,7 @@ async fn deliver(
                     .as_ref()
                     .and_then(|headers| headers.inner().get("replayed")?.as_bool())
                     .unwrap_or(false);
-                let delivered = Delivered {
-                    body: delivery.data,
-                    replayed,
-                };
+                let delivered = Delivered { body: delivery.data, replayed };
                 pending.answer(correlation_id.as_str(), delivered);
             }
             Some(Err(error)) => {

@@ -36,9 +36,7 @@ pub fn through(url: &str, address: std::net::SocketAddr) -> String {
 pub fn address(url: &str) -> String {
     let (scheme, rest) = url.split_once("://").expect("a URL with a scheme");
     let authority = rest.split(['/', '?']).next().unwrap_or(rest);
-    let host = authority
-        .rsplit_once('@')
-        .map_or(authority, |(_, host)| host);
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
     match host.contains(':') {
         true => host.to_owned(),
         false if scheme.starts_with("amqp") => format!("{host}:5672"),
@@ -59,38 +57,26 @@ pub async fn connect_to(url: &str, name: &str) -> lapin::Result<Connection> {
 /// no such queue.
 pub async fn depth(connection: &Connection, queue: &str) -> Option<(u32, u32)> {
     let channel = connection.create_channel().await.ok()?;
-    let options = QueueDeclareOptions {
-        passive: true,
-        ..QueueDeclareOptions::default()
-    };
-    let state = channel
-        .queue_declare(queue.into(), options, FieldTable::default())
-        .await
-        .ok()?;
+    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let state = channel.queue_declare(queue.into(), options, FieldTable::default()).await.ok()?;
     let _ = channel.close(200, "done".into()).await;
     Some((state.message_count(), state.consumer_count()))
 }
 
 /// Deletes whatever stands of a namespace, and the queues named beside it.
 pub async fn delete(namespace: &str, queues: &[String]) -> Result<(), String> {
-    let connection = connect("roster-tests cleanup")
-        .await
-        .map_err(|error| error.to_string())?;
+    let connection = connect("roster-tests cleanup").await.map_err(|error| error.to_string())?;
     let own = ["commands", "queries", "dead"].map(|queue| format!("{namespace}.{queue}"));
     for queue in own.iter().chain(queues) {
         let channel = connection.create_channel().await;
         let channel = channel.map_err(|error| error.to_string())?;
-        let _ = channel
-            .queue_delete(queue.as_str().into(), QueueDeleteOptions::default())
-            .await;
+        let _ = channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await;
     }
     for exchange in ["commands", "queries", "events", "dead"] {
         let channel = connection.create_channel().await;
         let channel = channel.map_err(|error| error.to_string())?;
         let exchange = format!("{namespace}.{exchange}");
-        let _ = channel
-            .exchange_delete(exchange.into(), ExchangeDeleteOptions::default())
-            .await;
+        let _ = channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default()).await;
     }
     let _ = connection.close(200, "done".into()).await;
     Ok(())
@@ -103,10 +89,7 @@ fn a_url_is_led_through_a_proxy() {
         through("amqp://a:b@host:5672/%2f?heartbeat=5", proxy),
         "amqp://a:b@127.0.0.1:9/%2f?heartbeat=5"
     );
-    assert_eq!(
-        through("postgres://host/db", proxy),
-        "postgres://127.0.0.1:9/db"
-    );
+    assert_eq!(through("postgres://host/db", proxy), "postgres://127.0.0.1:9/db");
     assert_eq!(address("postgres://p@host/db"), "host:5432");
     assert_eq!(address("amqp://a:b@host:1/%2f"), "host:1");
 }

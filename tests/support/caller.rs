@@ -37,27 +37,13 @@ impl Caller {
     }
 
     /// For tests in which the broker may be away, or stands behind a proxy.
-    pub async fn try_connect(
-        url: &str,
-        namespace: &str,
-        user: Option<String>,
-    ) -> lapin::Result<Self> {
+    pub async fn try_connect(url: &str, namespace: &str, user: Option<String>) -> lapin::Result<Self> {
         let connection = broker::connect_to(url, "roster-tests caller").await?;
         let channel = connection.create_channel().await?;
-        channel
-            .confirm_select(ConfirmSelectOptions::default())
-            .await?;
-        let options = BasicConsumeOptions {
-            no_ack: true,
-            ..BasicConsumeOptions::default()
-        };
+        channel.confirm_select(ConfirmSelectOptions::default()).await?;
+        let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
         let mut deliveries = channel
-            .basic_consume(
-                "amq.rabbitmq.reply-to".into(),
-                "".into(),
-                options,
-                FieldTable::default(),
-            )
+            .basic_consume("amq.rabbitmq.reply-to".into(), "".into(), options, FieldTable::default())
             .await?;
         let replies = Arc::new(Replies::default());
         let sink = Arc::clone(&replies);
@@ -71,13 +57,7 @@ impl Caller {
                 sink.arrived.notify_waiters();
             }
         });
-        Ok(Self {
-            namespace: namespace.to_owned(),
-            user,
-            connection,
-            channel,
-            replies,
-        })
+        Ok(Self { namespace: namespace.to_owned(), user, connection, channel, replies })
     }
 
     /// A proper request of this caller: [`Request::new`] with this caller's identity.
@@ -171,5 +151,71 @@ impl Caller {
             true => None,
             false => Some(waiting.remove(0)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lapin::ExchangeKind;
+    use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+    use lapin::types::AMQPValue;
+    use serde_json::json;
+    use uuid::Uuid;
+
+    use super::*;
+
+    /// Answers every command of a namespace with its own body, latest first.
+    async fn answer_backwards(namespace: &str, count: usize) -> Connection {
+        let connection = broker::connect("roster-tests echo").await.unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        let queue = format!("{namespace}.commands");
+        let none = FieldTable::default;
+        let declare = QueueDeclareOptions { auto_delete: true, ..QueueDeclareOptions::default() };
+        channel.queue_declare(queue.as_str().into(), declare, none()).await.unwrap();
+        let exchange = ExchangeDeclareOptions { auto_delete: true, ..ExchangeDeclareOptions::default() };
+        let topic = ExchangeKind::Topic;
+        channel.exchange_declare(queue.as_str().into(), topic, exchange, none()).await.unwrap();
+        let bind = QueueBindOptions::default();
+        let name = || queue.as_str().into();
+        channel.queue_bind(name(), name(), "#".into(), bind, none()).await.unwrap();
+        let consume = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
+        let mut deliveries = channel.basic_consume(name(), "".into(), consume, none()).await.unwrap();
+        tokio::spawn(async move {
+            let mut held = Vec::new();
+            while let Some(Ok(delivery)) = deliveries.next().await {
+                held.push(delivery);
+                if held.len() < count {
+                    continue;
+                }
+                while let Some(delivery) = held.pop() {
+                    let mut headers = FieldTable::default();
+                    headers.insert("replayed".into(), AMQPValue::Boolean(false));
+                    let properties = lapin::BasicProperties::default()
+                        .with_correlation_id(delivery.properties.correlation_id().clone().unwrap())
+                        .with_headers(headers);
+                    let reply_to = delivery.properties.reply_to().clone().unwrap();
+                    let options = BasicPublishOptions::default();
+                    let publish =
+                        channel.basic_publish("".into(), reply_to, options, &delivery.data, properties);
+                    publish.await.unwrap().await.unwrap();
+                }
+            }
+        });
+        connection
+    }
+
+    #[tokio::test]
+    async fn each_request_gets_its_own_reply_in_whatever_order_they_come() {
+        let namespace = format!("t{}", Uuid::new_v4().simple());
+        let _echo = answer_backwards(&namespace, 20).await;
+        let caller = Caller::connect(&namespace, Some(broker::user())).await;
+        let requests: Vec<Request> = (0..20).map(|n| caller.request("echo", json!({ "data": n }))).collect();
+        let replies = caller.ask_all(&requests).await;
+        for (n, reply) in replies.iter().enumerate() {
+            assert_eq!((reply.data(), reply.replayed), (&json!(n), Some(false)));
+        }
+        assert!(caller.drain().is_empty());
+        assert_eq!(caller.reply_within("nobody", Duration::from_millis(50)).await, None);
+        broker::delete(&namespace, &[]).await.unwrap();
     }
 }

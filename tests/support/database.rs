@@ -11,8 +11,7 @@ use uuid::Uuid;
 
 /// The server's address, with rights to create databases.
 pub fn server_url() -> String {
-    std::env::var("DATABASE_URL")
-        .unwrap_or_else(|_| "postgres://postgres@127.0.0.1:5432/postgres".to_owned())
+    std::env::var("DATABASE_URL").unwrap_or_else(|_| "postgres://postgres@127.0.0.1:5432/postgres".to_owned())
 }
 
 /// `url` with its database replaced.
@@ -53,11 +52,7 @@ pub async fn create(name: &str) -> String {
 /// Drops a database whoever is connected to it.
 pub async fn drop(name: &str) -> Result<(), String> {
     let mut server = connect(&server_url()).await;
-    execute(
-        &mut server,
-        &format!("drop database if exists {name} with (force)"),
-    )
-    .await
+    execute(&mut server, &format!("drop database if exists {name} with (force)")).await
 }
 
 /// A few connections to one database, for reading back what the worker wrote.
@@ -85,31 +80,18 @@ async fn template(server: &mut PgConnection) -> String {
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     let name = format!("{path_part}{:x}", modified.as_millis());
-    execute(server, "select pg_advisory_lock(7265417)")
-        .await
-        .expect("the template's lock");
+    execute(server, "select pg_advisory_lock(7265417)").await.expect("the template's lock");
     if !databases(server, "roster_tt_").await.contains(&name) {
         sweep(server, &path_part).await;
         let building = format!("{name}_b");
-        let _ = execute(
-            server,
-            &format!("drop database if exists {building} with (force)"),
-        )
-        .await;
-        execute(server, &format!("create database {building}"))
-            .await
-            .expect("the right to create databases");
+        let _ = execute(server, &format!("drop database if exists {building} with (force)")).await;
+        execute(server, &format!("create database {building}")).await.expect("the right to create databases");
         migrate(&with_database(&server_url(), &building));
-        execute(
-            server,
-            &format!("alter database {building} rename to {name}"),
-        )
-        .await
-        .expect("the template renamed");
+        execute(server, &format!("alter database {building} rename to {name}"))
+            .await
+            .expect("the template renamed");
     }
-    execute(server, "select pg_advisory_unlock(7265417)")
-        .await
-        .expect("the template's lock given back");
+    execute(server, "select pg_advisory_unlock(7265417)").await.expect("the template's lock given back");
     name
 }
 
@@ -131,26 +113,17 @@ fn migrate(url: &str) {
 
 /// Drops templates of earlier builds, and what killed runs left an hour ago or earlier.
 async fn sweep(server: &mut PgConnection, path_part: &str) {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    let old = databases(server, "roster_t_")
-        .await
-        .into_iter()
-        .filter(|name| {
-            let made = name
-                .strip_prefix("roster_t_")
-                .and_then(|id| Uuid::from_str(id).ok())
-                .and_then(|id| id.get_timestamp());
-            made.is_some_and(|made| made.to_unix().0 + 3600 < now.as_secs())
-        });
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let old = databases(server, "roster_t_").await.into_iter().filter(|name| {
+        let made = name
+            .strip_prefix("roster_t_")
+            .and_then(|id| Uuid::from_str(id).ok())
+            .and_then(|id| id.get_timestamp());
+        made.is_some_and(|made| made.to_unix().0 + 3600 < now.as_secs())
+    });
     let old: Vec<String> = old.collect();
     for name in databases(server, path_part).await.into_iter().chain(old) {
-        let _ = execute(
-            server,
-            &format!("drop database if exists {name} with (force)"),
-        )
-        .await;
+        let _ = execute(server, &format!("drop database if exists {name} with (force)")).await;
     }
 }
 
@@ -166,9 +139,8 @@ async fn databases(server: &mut PgConnection, prefix: &str) -> Vec<String> {
 }
 
 async fn connect(url: &str) -> PgConnection {
-    let options = PgConnectOptions::from_str(url)
-        .expect("DATABASE_URL is a Postgres URL")
-        .disable_statement_logging();
+    let options =
+        PgConnectOptions::from_str(url).expect("DATABASE_URL is a Postgres URL").disable_statement_logging();
     for _ in 0..100 {
         match PgConnection::connect_with(&options).await {
             Ok(connection) => return connection,
@@ -192,20 +164,12 @@ async fn execute(server: &mut PgConnection, statement: &str) -> Result<(), Strin
 
 /// FNV-1a, enough to tell two checkouts apart.
 fn hash(text: &str) -> u32 {
-    text.bytes().fold(0x811c_9dc5, |hash, byte| {
-        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
-    })
+    text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
 #[test]
 fn a_database_is_put_into_a_url() {
-    assert_eq!(
-        with_database("postgres://u:p@h:1/a", "b"),
-        "postgres://u:p@h:1/b"
-    );
+    assert_eq!(with_database("postgres://u:p@h:1/a", "b"), "postgres://u:p@h:1/b");
     assert_eq!(with_database("postgres://h", "b"), "postgres://h/b");
-    assert_eq!(
-        with_database("postgres://h/a?sslmode=off", "b"),
-        "postgres://h/b?sslmode=off"
-    );
+    assert_eq!(with_database("postgres://h/a?sslmode=off", "b"), "postgres://h/b?sslmode=off");
 }

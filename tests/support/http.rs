@@ -19,9 +19,8 @@ pub async fn get(address: SocketAddr, path: &str) -> Result<(u16, String), Strin
         .await
         .map_err(|_| format!("GET {path}: no answer in 10 s"))?
         .map_err(|error| format!("GET {path}: {error}"))?;
-    let (head, body) = answer
-        .split_once("\r\n\r\n")
-        .ok_or_else(|| format!("GET {path}: not an HTTP answer: {answer:?}"))?;
+    let (head, body) =
+        answer.split_once("\r\n\r\n").ok_or_else(|| format!("GET {path}: not an HTTP answer: {answer:?}"))?;
     let status = head
         .split(' ')
         .nth(1)

@@ -41,10 +41,7 @@ impl Load {
 
     /// A load on any broker address.
     pub fn through(namespace: &str, url: String, seed: u64) -> Self {
-        let history = History {
-            seed,
-            ..History::default()
-        };
+        let history = History { seed, ..History::default() };
         Self {
             namespace: namespace.to_owned(),
             url,
@@ -68,11 +65,9 @@ impl Load {
 
     /// Waits until `count` steps are done.
     pub async fn wait_done(&self, count: usize) {
-        eventually(&format!("{count} commands are done"), async || {
-            match self.done.load(Ordering::Relaxed) {
-                done if done >= count => Ok(()),
-                done => Err(format!("{done} so far")),
-            }
+        eventually(&format!("{count} commands are done"), async || match self.done.load(Ordering::Relaxed) {
+            done if done >= count => Ok(()),
+            done => Err(format!("{done} so far")),
         })
         .await;
     }
@@ -104,10 +99,7 @@ impl Load {
             request = request.again();
         }
         let id = step.request.message_id.clone().unwrap_or_default();
-        panic!(
-            "{:?} {id} is not done after {:?}",
-            step.request.kind, self.limit
-        );
+        panic!("{:?} {id} is not done after {:?}", step.request.kind, self.limit);
     }
 
     /// The current connection, or a new one; `None` while the broker cannot be reached.
@@ -128,10 +120,7 @@ impl Load {
     async fn forget(&self, caller: &Arc<Caller>) {
         self.take_stragglers(caller);
         let mut link = self.link.write().await;
-        if link
-            .as_ref()
-            .is_some_and(|current| Arc::ptr_eq(current, caller))
-        {
+        if link.as_ref().is_some_and(|current| Arc::ptr_eq(current, caller)) {
             *link = None;
         }
     }
@@ -140,11 +129,7 @@ impl Load {
         let sent = Sent {
             message_id: request.message_id.clone().unwrap_or_default(),
             kind: request.kind.clone().unwrap_or_default(),
-            content: format!(
-                "{} by {:?}",
-                String::from_utf8_lossy(&request.body),
-                request.user_id
-            ),
+            content: format!("{} by {:?}", String::from_utf8_lossy(&request.body), request.user_id),
             correlation: request.correlation_key(),
             confirmed: false,
             reply_expected: request.reply_to.is_some(),
@@ -243,11 +228,7 @@ async fn queues(stage: &Stage) -> Vec<Queue> {
     for name in ["commands", "queries", "dead"] {
         let name = stage.object(name);
         let (ready, consumers) = broker::depth(&connection, &name).await.unwrap_or((0, 0));
-        queues.push(Queue {
-            name,
-            ready,
-            consumers,
-        });
+        queues.push(Queue { name, ready, consumers });
     }
     let _ = connection.close(200, "done".into()).await;
     queues

@@ -1,9 +1,6 @@
 //! What the tests stand on: a stage with servers, workers, callers and subscribers; a proxy that
 //! injects network faults; and the checker, which judges a run from outside.
-#![allow(
-    dead_code,
-    reason = "a harness offers more than any one state of the suite uses"
-)]
+#![allow(dead_code, reason = "a harness offers more than any one state of the suite uses")]
 
 pub mod broker;
 pub mod caller;

@@ -25,9 +25,8 @@ impl Caller {
 
     /// Creates `count` persons `<prefix>0`, `<prefix>1` … at once.
     pub async fn create_many(&self, prefix: &str, count: usize) -> Vec<Uuid> {
-        let requests: Vec<_> = (0..count)
-            .map(|n| self.request("user.create.v1", person(&format!("{prefix}{n}"))))
-            .collect();
+        let requests: Vec<_> =
+            (0..count).map(|n| self.request("user.create.v1", person(&format!("{prefix}{n}")))).collect();
         let replies = self.ask_all(&requests).await;
         replies.iter().map(super::Reply::id).collect()
     }

@@ -60,11 +60,7 @@ impl Proxy {
             accepted: watch::Sender::new(0),
         });
         let task = tokio::spawn(accept(listener, Arc::clone(&state)));
-        Self {
-            address,
-            state,
-            task,
-        }
+        Self { address, state, task }
     }
 
     /// Delays everything by `latency`, in each direction.
@@ -111,11 +107,7 @@ impl Proxy {
     pub fn heal(&self) {
         *self.state.budget.lock().expect("the budget") = None;
         self.change(|faults| {
-            *faults = Faults {
-                resets: faults.resets,
-                strands: faults.strands,
-                ..Faults::default()
-            };
+            *faults = Faults { resets: faults.resets, strands: faults.strands, ..Faults::default() };
         });
     }
 
@@ -189,10 +181,7 @@ enum End {
 }
 
 /// Both directions to their orderly end, or the first to fail.
-async fn both(
-    up: impl Future<Output = io::Result<()>>,
-    down: impl Future<Output = io::Result<()>>,
-) -> End {
+async fn both(up: impl Future<Output = io::Result<()>>, down: impl Future<Output = io::Result<()>>) -> End {
     match tokio::try_join!(up, down) {
         Ok(_) => End::Closed,
         Err(_) => End::Reset,
@@ -201,8 +190,7 @@ async fn both(
 
 /// Waits until this connection is told to be reset or stranded.
 async fn struck(at_start: &Faults, mut faults: watch::Receiver<Faults>) -> End {
-    let changed =
-        faults.wait_for(|now| now.resets > at_start.resets || now.strands > at_start.strands);
+    let changed = faults.wait_for(|now| now.resets > at_start.resets || now.strands > at_start.strands);
     match changed.await {
         Ok(now) if now.resets > at_start.resets => End::Reset,
         Ok(_) => End::Stranded,
@@ -238,8 +226,7 @@ async fn forward(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, state: &State) -
             for piece in chunk.chunks(size.max(1)) {
                 let now = flowing(&mut faults).await;
                 let allowed = spend(state, piece.len());
-                to.write_all(piece.get(..allowed).unwrap_or_default())
-                    .await?;
+                to.write_all(piece.get(..allowed).unwrap_or_default()).await?;
                 if allowed < piece.len() {
                     return Err(io::ErrorKind::ConnectionReset.into());
                 }
@@ -309,9 +296,7 @@ mod tests {
     async fn is_silent(stream: &mut TcpStream) -> bool {
         let mut byte = [0];
         let read = stream.read(&mut byte);
-        tokio::time::timeout(Duration::from_millis(200), read)
-            .await
-            .is_err()
+        tokio::time::timeout(Duration::from_millis(200), read).await.is_err()
     }
 
     #[tokio::test]

@@ -57,13 +57,7 @@ pub fn plan(seed: u64, mix: Mix, user: Option<String>) -> Plan {
     for window in steps.chunks_mut(16) {
         window.shuffle(&mut source.rng);
     }
-    Plan {
-        seed,
-        users: source.users,
-        creations,
-        steps,
-        secret: source.secret,
-    }
+    Plan { seed, users: source.users, creations, steps, secret: source.secret }
 }
 
 struct Source {
@@ -91,13 +85,8 @@ impl Source {
     fn step(&mut self, earlier: &[Step], wide: bool) -> Step {
         let kind = self.rng.random_range(0..100);
         match (kind, earlier.choose(&mut self.rng)) {
-            (0..10, Some(step)) => Step {
-                request: step.request.again(),
-                judged: step.judged,
-            },
-            (10..13, Some(step)) if step.judged == Judged::Stored => {
-                self.reused(step.request.clone())
-            }
+            (0..10, Some(step)) => Step { request: step.request.again(), judged: step.judged },
+            (10..13, Some(step)) if step.judged == Judged::Stored => self.reused(step.request.clone()),
             (13..17, _) => self.invalid(),
             (17..20, _) => {
                 let mut step = self.update();
@@ -161,20 +150,12 @@ impl Source {
             2 => body["nmae"] = "Ada".into(),
             _ => {}
         }
-        Step {
-            judged: Judged::Anew,
-            ..self.proper("user.update.v1", body)
-        }
+        Step { judged: Judged::Anew, ..self.proper("user.update.v1", body) }
     }
 
     fn proper(&mut self, kind: &str, body: Value) -> Step {
-        let request = Request::new(kind, body)
-            .id(self.uuid())
-            .user(self.user.clone());
-        Step {
-            request,
-            judged: Judged::Stored,
-        }
+        let request = Request::new(kind, body).id(self.uuid()).user(self.user.clone());
+        Step { request, judged: Judged::Stored }
     }
 
     fn payload(&mut self) -> Value {
@@ -203,19 +184,12 @@ impl Source {
 
 /// A seed for a run that has none given: `ROSTER_TEST_SEED`, or anew each time.
 pub fn seed() -> u64 {
-    std::env::var("ROSTER_TEST_SEED")
-        .ok()
-        .and_then(|seed| seed.parse().ok())
-        .unwrap_or_else(rand::random)
+    std::env::var("ROSTER_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random)
 }
 
 #[test]
 fn the_same_seed_gives_the_same_plan() {
-    let mix = Mix {
-        users: 5,
-        commands: 300,
-        wide: true,
-    };
+    let mix = Mix { users: 5, commands: 300, wide: true };
     let shape = |seed| -> Vec<(String, usize)> {
         let plan = plan(seed, mix, None);
         let steps = plan.creations.iter().chain(&plan.steps);

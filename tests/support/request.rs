@@ -30,13 +30,7 @@ pub struct Request {
     pub body: Vec<u8>,
 }
 
-const QUERIES: [&str; 5] = [
-    "user.get.v1",
-    "user.list.v1",
-    "session.list.v1",
-    "event.list.v1",
-    "keys.get.v1",
-];
+const QUERIES: [&str; 5] = ["user.get.v1", "user.list.v1", "session.list.v1", "event.list.v1", "keys.get.v1"];
 
 impl Request {
     /// A proper request: a fresh UUIDv7, a correlation id of its own, direct reply-to, anonymous.
@@ -62,10 +56,7 @@ impl Request {
 
     /// The same request sent once more: everything but the correlation id stays.
     pub fn again(&self) -> Self {
-        Self {
-            correlation_id: Some(Uuid::new_v4().to_string()),
-            ..self.clone()
-        }
+        Self { correlation_id: Some(Uuid::new_v4().to_string()), ..self.clone() }
     }
 
     pub fn kind(mut self, kind: impl Into<Option<&'static str>>) -> Self {
@@ -190,10 +181,7 @@ impl Reply {
             headers.inner().get(name).cloned()
         };
         Self {
-            correlation_id: properties
-                .correlation_id()
-                .as_ref()
-                .map(ToString::to_string),
+            correlation_id: properties.correlation_id().as_ref().map(ToString::to_string),
             replayed: header("replayed").and_then(|value| value.as_bool()),
             content_type: properties.content_type().as_ref().map(ToString::to_string),
             kind: properties.kind().as_ref().map(ToString::to_string),
@@ -217,9 +205,7 @@ impl Reply {
 
     #[track_caller]
     pub fn meta(&self) -> &Value {
-        self.body
-            .get("meta")
-            .unwrap_or_else(|| panic!("meta was expected, not {}", self.body))
+        self.body.get("meta").unwrap_or_else(|| panic!("meta was expected, not {}", self.body))
     }
 
     /// The error's code; fails the test where there is none.

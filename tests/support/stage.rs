@@ -124,10 +124,8 @@ impl Drop for Stage {
                 .build()
                 .expect("a runtime for cleaning up");
             runtime.block_on(async {
-                let (objects, data) = tokio::join!(
-                    broker::delete(&namespace, &queues),
-                    database::drop(&database)
-                );
+                let (objects, data) =
+                    tokio::join!(broker::delete(&namespace, &queues), database::drop(&database));
                 for left in [objects, data].into_iter().filter_map(Result::err) {
                     eprintln!("not cleaned up: {left}");
                 }

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, ExchangeDeclareOptions, QueueBindOptions,
-    QueueDeclareOptions,
+    BasicAckOptions, BasicConsumeOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
 };
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, ExchangeKind};
@@ -102,39 +101,15 @@ async fn follow(
     let connection = broker::connect("roster-tests subscriber").await?;
     let channel = connection.create_channel().await?;
     let exchange = format!("{namespace}.events");
-    let durable = ExchangeDeclareOptions {
-        durable: true,
-        ..ExchangeDeclareOptions::default()
-    };
+    let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
     let none = FieldTable::default;
+    channel.exchange_declare(exchange.as_str().into(), ExchangeKind::Topic, durable, none()).await?;
+    channel.queue_declare(queue.into(), QueueDeclareOptions::durable(), none()).await?;
     channel
-        .exchange_declare(
-            exchange.as_str().into(),
-            ExchangeKind::Topic,
-            durable,
-            none(),
-        )
+        .queue_bind(queue.into(), exchange.as_str().into(), "#".into(), QueueBindOptions::default(), none())
         .await?;
-    channel
-        .queue_declare(queue.into(), QueueDeclareOptions::durable(), none())
-        .await?;
-    channel
-        .queue_bind(
-            queue.into(),
-            exchange.as_str().into(),
-            "#".into(),
-            QueueBindOptions::default(),
-            none(),
-        )
-        .await?;
-    let mut deliveries = channel
-        .basic_consume(
-            queue.into(),
-            "".into(),
-            BasicConsumeOptions::default(),
-            none(),
-        )
-        .await?;
+    let mut deliveries =
+        channel.basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), none()).await?;
     if let Some(ready) = ready.take() {
         let _ = ready.send(());
     }

@@ -99,13 +99,7 @@ impl Builder {
             .stderr(file)
             .spawn()
             .expect("the worker starts");
-        Worker {
-            builder: self,
-            child,
-            log,
-            http_file,
-            address: None,
-        }
+        Worker { builder: self, child, log, http_file, address: None }
     }
 }
 
@@ -196,9 +190,7 @@ impl Worker {
     }
 
     pub fn signal(&self, name: &str) {
-        let status = Command::new("kill")
-            .args([format!("-{name}"), self.pid().to_string()])
-            .status();
+        let status = Command::new("kill").args([format!("-{name}"), self.pid().to_string()]).status();
         assert!(status.is_ok_and(|status| status.success()), "kill -{name}");
     }
 
@@ -209,11 +201,7 @@ impl Worker {
             if let Ok(Some(status)) = self.child.try_wait() {
                 return status;
             }
-            assert!(
-                start.elapsed() < limit,
-                "{} still runs after {limit:?}",
-                self.builder.name
-            );
+            assert!(start.elapsed() < limit, "{} still runs after {limit:?}", self.builder.name);
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }

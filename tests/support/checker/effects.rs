@@ -11,21 +11,10 @@ use super::Verdict;
 /// was to be refused anew, a reply.
 pub fn nothing_lost(history: &History) -> Verdict {
     let mut verdict = Verdict::new("I1", "no confirmed command is lost");
-    let stored: HashSet<String> = history
-        .inbox
-        .iter()
-        .map(|answer| answer.message_id.to_string())
-        .collect();
-    let kept: HashSet<&str> = history
-        .failed
-        .iter()
-        .filter_map(|failed| failed.message_id.as_deref())
-        .collect();
-    let replied: HashSet<&str> = history
-        .got
-        .iter()
-        .map(|got| got.correlation.as_str())
-        .collect();
+    let stored: HashSet<String> = history.inbox.iter().map(|answer| answer.message_id.to_string()).collect();
+    let kept: HashSet<&str> =
+        history.failed.iter().filter_map(|failed| failed.message_id.as_deref()).collect();
+    let replied: HashSet<&str> = history.got.iter().map(|got| got.correlation.as_str()).collect();
     for sent in history.sent.iter().filter(|sent| sent.confirmed) {
         let id = &sent.message_id;
         let marked = stored.contains(id) || kept.contains(id.as_str());
@@ -48,9 +37,7 @@ pub fn one_effect(history: &History) -> Verdict {
         answers.entry(answer.message_id).or_default().push(answer);
     }
     for (id, rows) in &answers {
-        verdict.check(rows.len() == 1, || {
-            format!("{id} has {} stored answers", rows.len())
-        });
+        verdict.check(rows.len() == 1, || format!("{id} has {} stored answers", rows.len()));
     }
     let mut effects: BTreeMap<_, Vec<&Logged>> = BTreeMap::new();
     for event in &history.events {
@@ -62,9 +49,7 @@ pub fn one_effect(history: &History) -> Verdict {
     let sent: HashSet<&str> = history.sent.iter().map(|s| s.message_id.as_str()).collect();
     for (cause, events) in &effects {
         let batches: BTreeSet<i64> = events.iter().map(|event| event.batch_id).collect();
-        verdict.check(batches.len() == 1, || {
-            format!("{cause} has events in batches {batches:?}")
-        });
+        verdict.check(batches.len() == 1, || format!("{cause} has events in batches {batches:?}"));
         let mut kinds = BTreeSet::new();
         for event in events {
             verdict.check(kinds.insert((event.subject, &event.kind)), || {
@@ -102,9 +87,7 @@ fn agree(verdict: &mut Verdict, answer: &Answer, events: &[&Logged]) {
             format!("{id} succeeded without {wanted}")
         });
     }
-    let own = events
-        .iter()
-        .filter(|event| event.kind.starts_with("user."));
+    let own = events.iter().filter(|event| event.kind.starts_with("user."));
     let last = own.map(|event| event.sequence).max();
     let version = answer.answer["data"]["version"].as_i64();
     if let (Some(last), Some(version)) = (last, version) {
@@ -138,9 +121,7 @@ fn state_is_the_log(verdict: &mut Verdict, history: &History) {
             && state["role"] == user.role.as_str()
             && state["deleted"] == user.deleted
             && version == user.version;
-        verdict.check(holds, || {
-            format!("{user:?} is not what its log says: version {version}, {state}")
-        });
+        verdict.check(holds, || format!("{user:?} is not what its log says: version {version}, {state}"));
     }
     for subject in told.keys() {
         verdict.check(false, || format!("{subject} has events and no row"));
@@ -156,20 +137,13 @@ pub fn everything_answered(history: &History) -> Verdict {
     }
     let mut messages: BTreeMap<&str, Vec<(&Sent, &Got)>> = BTreeMap::new();
     for sent in &history.sent {
-        let answers = replies
-            .remove(sent.correlation.as_str())
-            .unwrap_or_default();
+        let answers = replies.remove(sent.correlation.as_str()).unwrap_or_default();
         if sent.confirmed && sent.reply_expected {
-            verdict.check(!answers.is_empty(), || {
-                format!("{} {} got no answer", sent.kind, sent.message_id)
-            });
+            verdict.check(!answers.is_empty(), || format!("{} {} got no answer", sent.kind, sent.message_id));
         }
         for got in answers {
             verdict.check(got.replayed.is_some(), || {
-                format!(
-                    "a reply to {} does not say if it is replayed",
-                    sent.message_id
-                )
+                format!("a reply to {} does not say if it is replayed", sent.message_id)
             });
             let pairs = messages.entry(&sent.message_id).or_default();
             pairs.push((sent, got));
@@ -178,23 +152,14 @@ pub fn everything_answered(history: &History) -> Verdict {
     for correlation in replies.keys() {
         verdict.check(false, || format!("a reply to nobody: {correlation}"));
     }
-    let stored: HashMap<String, &Value> = history
-        .inbox
-        .iter()
-        .map(|row| (row.message_id.to_string(), &row.answer))
-        .collect();
+    let stored: HashMap<String, &Value> =
+        history.inbox.iter().map(|row| (row.message_id.to_string(), &row.answer)).collect();
     for (id, pairs) in messages {
         let kept = pairs.iter().filter(|(_, got)| !is_judged_anew(&got.body));
         let kept: Vec<_> = kept.collect();
-        let contents: BTreeSet<_> = kept
-            .iter()
-            .map(|(sent, _)| (&sent.kind, &sent.content))
-            .collect();
+        let contents: BTreeSet<_> = kept.iter().map(|(sent, _)| (&sent.kind, &sent.content)).collect();
         verdict.check(contents.len() <= 1, || {
-            format!(
-                "{id} was accepted with {} different contents",
-                contents.len()
-            )
+            format!("{id} was accepted with {} different contents", contents.len())
         });
         let first_times = kept.iter().filter(|(_, got)| got.replayed == Some(false));
         verdict.check(first_times.count() <= 1, || {

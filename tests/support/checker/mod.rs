@@ -22,12 +22,7 @@ pub struct Verdict {
 
 impl Verdict {
     fn new(name: &'static str, claim: &'static str) -> Self {
-        Self {
-            name,
-            claim,
-            checked: 0,
-            violations: Vec::new(),
-        }
+        Self { name, claim, checked: 0, violations: Vec::new() }
     }
 
     /// Counts one check; `violation` is asked only where it failed.
@@ -68,20 +63,13 @@ impl Report {
     /// The names of the broken invariants.
     pub fn broken(&self) -> Vec<&'static str> {
         let broken = self.verdicts.iter();
-        broken
-            .filter(|verdict| !verdict.violations.is_empty())
-            .map(|verdict| verdict.name)
-            .collect()
+        broken.filter(|verdict| !verdict.violations.is_empty()).map(|verdict| verdict.name).collect()
     }
 
     /// Fails the test where an invariant is broken, or where one of `needed` had nothing to check.
     #[track_caller]
     pub fn assert_holds(&self, needed: &[&str]) {
-        assert!(
-            self.broken().is_empty(),
-            "broken: {:?}\n{self}",
-            self.broken()
-        );
+        assert!(self.broken().is_empty(), "broken: {:?}\n{self}", self.broken());
         for verdict in &self.verdicts {
             let idle = verdict.checked == 0 && needed.contains(&verdict.name);
             assert!(!idle, "{} had nothing to check\n{self}", verdict.name);

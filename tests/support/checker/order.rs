@@ -19,9 +19,7 @@ pub fn log_and_subscriber_agree(history: &History) -> Verdict {
     }
     for logged in &history.events {
         let event = seen.remove(logged.id.to_string().as_str());
-        verdict.check(event.is_some(), || {
-            format!("{} {} was never seen", logged.kind, logged.id)
-        });
+        verdict.check(event.is_some(), || format!("{} {} was never seen", logged.kind, logged.id));
         let Some(event) = event else { continue };
         let same = event.subject == logged.subject.to_string()
             && event.sequence == logged.sequence
@@ -30,9 +28,7 @@ pub fn log_and_subscriber_agree(history: &History) -> Verdict {
         verdict.check(same, || format!("{logged:?} was seen as {event:?}"));
     }
     for (id, event) in seen {
-        verdict.check(false, || {
-            format!("a ghost: {} {id} of {}", event.kind, event.subject)
-        });
+        verdict.check(false, || format!("a ghost: {} {id} of {}", event.kind, event.subject));
     }
     verdict
 }
@@ -44,21 +40,13 @@ pub fn sequences_are_gapless(history: &History) -> Verdict {
     let mut known = HashSet::new();
     for event in &history.announced {
         if known.insert((event.subject.as_str(), event.sequence)) {
-            step(
-                &mut verdict,
-                "seen",
-                &mut last,
-                &event.subject,
-                event.sequence,
-            );
+            step(&mut verdict, "seen", &mut last, &event.subject, event.sequence);
         }
     }
     let mut log: Vec<_> = history.events.iter().collect();
     log.sort_by_key(|event| event.position);
-    let subjects: Vec<(String, i64)> = log
-        .iter()
-        .map(|event| (event.subject.to_string(), event.sequence))
-        .collect();
+    let subjects: Vec<(String, i64)> =
+        log.iter().map(|event| (event.subject.to_string(), event.sequence)).collect();
     let mut last = BTreeMap::new();
     for (subject, sequence) in &subjects {
         step(&mut verdict, "logged", &mut last, subject, *sequence);
@@ -66,10 +54,9 @@ pub fn sequences_are_gapless(history: &History) -> Verdict {
     let mut batch = HashMap::new();
     for event in &log {
         let earlier = batch.insert(event.subject, event.batch_id);
-        verdict.check(
-            earlier.is_none_or(|earlier| earlier <= event.batch_id),
-            || format!("{} goes back to batch {}", event.subject, event.batch_id),
-        );
+        verdict.check(earlier.is_none_or(|earlier| earlier <= event.batch_id), || {
+            format!("{} goes back to batch {}", event.subject, event.batch_id)
+        });
     }
     verdict
 }
@@ -82,7 +69,5 @@ fn step<'a>(
     sequence: i64,
 ) {
     let previous = last.insert(subject, sequence).unwrap_or(0);
-    verdict.check(sequence == previous + 1, || {
-        format!("{subject}: {sequence} is {word} after {previous}")
-    });
+    verdict.check(sequence == previous + 1, || format!("{subject}: {sequence} is {word} after {previous}"));
 }

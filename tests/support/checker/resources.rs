@@ -13,12 +13,8 @@ pub fn drained(history: &History) -> Verdict {
         verdict.check(batches == 0, || format!("{batches} batches in the outbox"));
     }
     for queue in &history.queues {
-        verdict.check(queue.ready == 0, || {
-            format!("{} messages in {}", queue.ready, queue.name)
-        });
-        verdict.check(queue.consumers > 0, || {
-            format!("nobody consumes {}", queue.name)
-        });
+        verdict.check(queue.ready == 0, || format!("{} messages in {}", queue.ready, queue.name));
+        verdict.check(queue.consumers > 0, || format!("nobody consumes {}", queue.name));
     }
     let waiting = history.failed.iter().filter(|row| row.state == "waiting");
     for failed in waiting {
@@ -34,8 +30,7 @@ pub fn bounded(history: &History) -> Verdict {
         return verdict;
     };
     for sample in &history.samples {
-        let holds =
-            sample.resident_kib <= bounds.resident_kib && sample.connections <= bounds.connections;
+        let holds = sample.resident_kib <= bounds.resident_kib && sample.connections <= bounds.connections;
         verdict.check(holds, || format!("{sample:?} is above {bounds:?}"));
     }
     verdict
@@ -56,11 +51,8 @@ pub fn nothing_left_open(history: &History) -> Verdict {
 /// I9: the planted secrets stand nowhere, neither as they are nor in hex nor in Base64.
 pub fn no_secret_anywhere(history: &History) -> Verdict {
     let mut verdict = Verdict::new("I9", "planted secrets appear nowhere");
-    let forms: Vec<(&String, Vec<String>)> = history
-        .secrets
-        .iter()
-        .map(|secret| (secret, forms(secret)))
-        .collect();
+    let forms: Vec<(&String, Vec<String>)> =
+        history.secrets.iter().map(|secret| (secret, forms(secret))).collect();
     for (place, content) in &history.places {
         let content = String::from_utf8_lossy(content);
         let mut found = forms.iter().filter(|(_, forms)| {
@@ -84,12 +76,7 @@ fn forms(secret: &str) -> Vec<String> {
         bytes.extend_from_slice(secret.as_bytes());
         let text = STANDARD_NO_PAD.encode(bytes);
         // The characters at either end also hold neighbouring bits.
-        text.get(offset + 1..text.len() - 2)
-            .unwrap_or_default()
-            .to_owned()
+        text.get(offset + 1..text.len() - 2).unwrap_or_default().to_owned()
     });
-    [secret.to_owned(), hex]
-        .into_iter()
-        .chain(aligned)
-        .collect()
+    [secret.to_owned(), hex].into_iter().chain(aligned).collect()
 }

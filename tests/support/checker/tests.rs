@@ -34,11 +34,7 @@ fn sent(id: Uuid, kind: &str, correlation: &str) -> Sent {
 }
 
 fn got(correlation: &str, replayed: bool, body: Value) -> Got {
-    Got {
-        correlation: correlation.to_owned(),
-        replayed: Some(replayed),
-        body,
-    }
+    Got { correlation: correlation.to_owned(), replayed: Some(replayed), body }
 }
 
 fn logged(sequence: i64, batch_id: i64, cause: Uuid, kind: &str, data: Value) -> Logged {
@@ -65,11 +61,7 @@ fn announced(event: &Logged) -> Announced {
 }
 
 fn answer(message_id: Uuid, kind: &str, answer: Value) -> Answer {
-    Answer {
-        message_id,
-        kind: kind.to_owned(),
-        answer,
-    }
+    Answer { message_id, kind: kind.to_owned(), answer }
 }
 
 /// A user created and renamed twice in one go, a refusal, a resend, and an event seen twice.
@@ -112,19 +104,9 @@ fn good() -> History {
         events,
         failed: vec![],
         outbox: Some(0),
-        queues: vec![Queue {
-            name: "t.commands".to_owned(),
-            ready: 0,
-            consumers: 1,
-        }],
-        samples: vec![Sample {
-            resident_kib: 10,
-            connections: 5,
-        }],
-        bounds: Some(Sample {
-            resident_kib: 20,
-            connections: 6,
-        }),
+        queues: vec![Queue { name: "t.commands".to_owned(), ready: 0, consumers: 1 }],
+        samples: vec![Sample { resident_kib: 10, connections: 5 }],
+        bounds: Some(Sample { resident_kib: 20, connections: 6 }),
         idle_in_transaction: Some(0),
         locks_after_shutdown: Some(0),
         secrets: vec!["correct horse".to_owned()],
