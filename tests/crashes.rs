@@ -1,69 +1,14 @@
 //! Workers killed, stopped and cut off in mid-load; the checker judges what is left.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use rand::prelude::*;
 use rstest::rstest;
 use serde_json::json;
 
-use crate::support::checker::judge;
-use crate::support::load::Load;
 use crate::support::proxy::Proxy;
-use crate::support::random::{Mix, Plan, plan, seed};
-use crate::support::{Stage, Subscriber, Worker, broker, eventually, tables};
-
-const MIX: Mix = Mix { users: 12, commands: 600, wide: false };
-const EFFECTS: [&str; 5] = ["I1", "I2", "I3", "I4", "I5"];
-
-/// A stage under load: the users are made, the rest of the plan is on its way.
-struct Run {
-    plan: Plan,
-    load: Arc<Load>,
-    driving: tokio::task::JoinHandle<()>,
-    subscriber: Subscriber,
-}
-
-impl Run {
-    async fn start(stage: &Stage, mix: Mix) -> Self {
-        let seed = seed();
-        eprintln!("seed {seed}: ROSTER_TEST_SEED={seed} repeats it");
-        let plan = plan(seed, mix, Some(broker::user()));
-        let subscriber = stage.subscriber().await;
-        let load = Arc::new(Load::new(stage, seed));
-        load.drive(&plan.creations, 8).await;
-        let driving = {
-            let (load, steps) = (Arc::clone(&load), plan.steps.clone());
-            tokio::spawn(async move { load.drive(&steps, 48).await })
-        };
-        Self { plan, load, driving, subscriber }
-    }
-
-    /// Waits until this part of the load is done.
-    async fn reach(&self, share: f64) {
-        let all = self.plan.creations.len() as f64 + self.plan.steps.len() as f64 * share;
-        self.load.wait_done(all as usize).await;
-    }
-
-    /// Waits for the rest, reads everything back and judges it.
-    async fn finish(self, stage: &Stage, worker: &mut Worker) {
-        self.driving.await.expect("every command was seen through");
-        let load = Arc::into_inner(self.load).expect("the load is over");
-        let mut history = load.settle(stage, &self.subscriber).await;
-        history.secrets = vec![self.plan.secret.clone()];
-        history.places = tables::everything(&stage.pool).await;
-        history.places.extend(stage.logs());
-        let metrics = worker.metrics().await.into_bytes();
-        history.places.push(("metrics".to_owned(), metrics));
-        worker.terminate();
-        worker.wait_exit(Duration::from_secs(60)).await;
-        history.locks_after_shutdown = Some(tables::advisory_locks(&stage.pool).await);
-        let report = judge(&history);
-        eprintln!("{report}");
-        report.assert_holds(&EFFECTS);
-        report.assert_holds(&["I6", "I8", "I9"]);
-    }
-}
+use crate::support::run::{MIX, Run};
+use crate::support::{Stage, broker, eventually, tables};
 
 #[rstest]
 #[case::alone(false)]
@@ -136,24 +81,6 @@ async fn a_worker_without_load_stops_at_once_with_0() {
     let status = worker.wait_exit(Duration::from_secs(20)).await;
     assert_eq!(status.code(), Some(0));
     assert_eq!(tables::advisory_locks(&stage.pool).await, 0);
-}
-
-#[tokio::test]
-async fn connections_reset_under_load_lose_and_repeat_nothing() {
-    let stage = Stage::new().await;
-    let database = Proxy::start(&broker::address(&stage.database_url)).await;
-    let rabbit = Proxy::start(&broker::address(&broker::url())).await;
-    let builder = stage.worker().database_via(database.address);
-    let mut worker = builder.amqp_via(rabbit.address).start().await;
-    let run = Run::start(&stage, MIX).await;
-    for (share, proxy) in [(0.1, &database), (0.3, &rabbit), (0.5, &database), (0.7, &rabbit)] {
-        run.reach(share).await;
-        proxy.reset();
-    }
-    database.cut_after(1000);
-    run.reach(0.9).await;
-    rabbit.cut_after(1000);
-    run.finish(&stage, &mut worker).await;
 }
 
 #[tokio::test]

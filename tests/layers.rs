@@ -289,7 +289,7 @@ fn every_file_says_what_it_is_for_and_stays_short() {
         }
         let lines = source.text.lines().count();
         let own_tests = source.text.lines().skip_while(|line| *line != "#[cfg(test)]").count();
-        if lines > 450 || lines - own_tests > 350 {
+        if lines > 450 || lines - own_tests > 380 {
             broken.push(format!("{}: {lines} lines, {own_tests} of them tests", source.path));
         }
         let names = source.path.trim_end_matches(".rs").split('/');

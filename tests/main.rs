@@ -19,4 +19,6 @@ mod envelope;
 mod events;
 mod inbox;
 mod layers;
+mod network;
 mod queries;
+mod servers;

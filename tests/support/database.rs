@@ -49,6 +49,14 @@ pub async fn create(name: &str) -> String {
     panic!("{statement}: the template was in use for too long");
 }
 
+/// Makes an empty database and returns its URL.
+pub async fn create_empty(name: &str) -> String {
+    let mut server = connect(&server_url()).await;
+    let statement = format!("create database {name}");
+    execute(&mut server, &statement).await.expect("the right to create databases");
+    with_database(&server_url(), name)
+}
+
 /// Drops a database whoever is connected to it.
 pub async fn drop(name: &str) -> Result<(), String> {
     let mut server = connect(&server_url()).await;

@@ -14,6 +14,7 @@ pub mod people;
 pub mod proxy;
 pub mod random;
 pub mod request;
+pub mod run;
 pub mod stage;
 pub mod subscriber;
 pub mod tables;

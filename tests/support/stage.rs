@@ -29,6 +29,17 @@ impl Stage {
     pub async fn new() -> Self {
         let database = database::fresh_name();
         let database_url = database::create(&database).await;
+        Self::on(database, database_url)
+    }
+
+    /// A stage whose database is empty.
+    pub async fn unmigrated() -> Self {
+        let database = database::fresh_name();
+        let database_url = database::create_empty(&database).await;
+        Self::on(database, database_url)
+    }
+
+    fn on(database: String, database_url: String) -> Self {
         let namespace = format!("t{}", Uuid::new_v4().simple());
         let folder = std::env::temp_dir().join(format!("roster-{namespace}"));
         std::fs::create_dir_all(&folder).expect("a folder for logs");

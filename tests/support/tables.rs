@@ -119,6 +119,13 @@ pub async fn connections(pool: &PgPool) -> i64 {
     count(pool, statement).await
 }
 
+/// Ends every connection to this database but ours; says how many.
+pub async fn terminate_backends(pool: &PgPool) -> i64 {
+    let statement = "select count(pg_terminate_backend(pid)) from pg_stat_activity
+                     where datname = current_database() and application_name <> 'roster-tests'";
+    count(pool, statement).await
+}
+
 /// Every row of every table as text, by table: what a planted secret is looked for in.
 pub async fn everything(pool: &PgPool) -> Vec<(String, Vec<u8>)> {
     let tables = sqlx::query(

@@ -1,0 +1,62 @@
+//! A seeded load on a stage from its first command to the checker's verdict.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::checker::judge;
+use super::load::Load;
+use super::random::{Mix, Plan, plan, seed};
+use super::{Stage, Subscriber, Worker, broker, tables};
+
+/// What most fault tests send.
+pub const MIX: Mix = Mix { users: 12, commands: 600, wide: false };
+const EFFECTS: [&str; 5] = ["I1", "I2", "I3", "I4", "I5"];
+
+/// A stage under load: the users are made, the rest of the plan is on its way.
+pub struct Run {
+    pub plan: Plan,
+    load: Arc<Load>,
+    driving: tokio::task::JoinHandle<()>,
+    subscriber: Subscriber,
+}
+
+impl Run {
+    pub async fn start(stage: &Stage, mix: Mix) -> Self {
+        let seed = seed();
+        eprintln!("seed {seed}: ROSTER_TEST_SEED={seed} repeats it");
+        let plan = plan(seed, mix, Some(broker::user()));
+        let subscriber = stage.subscriber().await;
+        let load = Arc::new(Load::new(stage, seed));
+        load.drive(&plan.creations, 8).await;
+        let driving = {
+            let (load, steps) = (Arc::clone(&load), plan.steps.clone());
+            tokio::spawn(async move { load.drive(&steps, 48).await })
+        };
+        Self { plan, load, driving, subscriber }
+    }
+
+    /// Waits until this part of the load is done.
+    pub async fn reach(&self, share: f64) {
+        let all = self.plan.creations.len() as f64 + self.plan.steps.len() as f64 * share;
+        self.load.wait_done(all as usize).await;
+    }
+
+    /// Waits for the rest, reads everything back and judges it.
+    pub async fn finish(self, stage: &Stage, worker: &mut Worker) {
+        self.driving.await.expect("every command was seen through");
+        let load = Arc::into_inner(self.load).expect("the load is over");
+        let mut history = load.settle(stage, &self.subscriber).await;
+        history.secrets = vec![self.plan.secret.clone()];
+        history.places = tables::everything(&stage.pool).await;
+        history.places.extend(stage.logs());
+        let metrics = worker.metrics().await.into_bytes();
+        history.places.push(("metrics".to_owned(), metrics));
+        worker.terminate();
+        worker.wait_exit(Duration::from_secs(60)).await;
+        history.locks_after_shutdown = Some(tables::advisory_locks(&stage.pool).await);
+        let report = judge(&history);
+        eprintln!("{report}");
+        report.assert_holds(&EFFECTS);
+        report.assert_holds(&["I6", "I8", "I9"]);
+    }
+}
