@@ -4,3 +4,4 @@
 pub mod application;
 pub mod client;
 pub mod domain;
+pub mod failpoint;

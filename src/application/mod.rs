@@ -2,7 +2,9 @@
 //! written over ports.
 
 pub mod actor;
+pub mod batch;
 pub mod command;
+mod decide;
 pub mod dto;
 pub mod error;
 pub mod fields;

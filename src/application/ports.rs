@@ -154,6 +154,14 @@ pub trait Clock: Send + Sync {
     fn now(&self) -> DateTime<Utc>;
 }
 
+/// How long to wait before trying again, with jitter.
+pub trait Patience: Send + Sync {
+    /// Waits before try `attempt + 1`; longer each time.
+    fn pause(&self, attempt: u32) -> impl Future<Output = ()> + Send;
+    /// From 0 to 1, at random.
+    fn jitter(&self) -> f64;
+}
+
 /// What commands may use while they prepare.
 #[derive(Clone)]
 pub struct Services {

@@ -1,0 +1,209 @@
+//! One batch of commands in one transaction, and what to do when that fails.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::decide::{World, decide, error_body, keep};
+use super::error::{Code, Failure, FailureKind, Refusal};
+use super::kept::{KeptReason, Ladder, Verdict};
+use super::ports::{Changes, Patience, Seen, Services, Store, Transaction};
+use super::task::{Outcome, Task, Work};
+use super::workspace::{Needs, Workspace};
+use crate::failpoint;
+
+/// How often a transaction is run again for what passes by itself.
+const TRIES: u32 = 3;
+
+/// Runs batches against a [`Store`].
+#[derive(Debug)]
+pub struct Runner<S, P> {
+    pub store: S,
+    pub services: Services,
+    pub patience: P,
+    pub ladder: Ladder,
+    /// `ROSTER_DEDUPE_DAYS`
+    pub dedupe_days: u32,
+    pub fresh_id: fn() -> Uuid,
+}
+
+impl<S: Store, P: Patience> Runner<S, P> {
+    /// Settles every task: in one transaction if that works, else one by one. The outcomes stand in the tasks'
+    /// order, and are true of the database when this returns.
+    ///
+    /// # Errors
+    /// [`FailureKind::Away`]: the store is not there. Nothing more is known of these tasks than that none was
+    /// burnt; they can be run again when it is back.
+    pub async fn run(&self, tasks: &[Task]) -> Result<Vec<Outcome>, Failure> {
+        match self.together(tasks).await {
+            Ok(outcomes) => Ok(outcomes),
+            Err(failure) if failure.kind == FailureKind::Away => Err(failure),
+            Err(failure) => match tasks {
+                [task] => Ok(vec![self.give_up(task, &failure).await?]),
+                _ => {
+                    let mut outcomes = Vec::with_capacity(tasks.len());
+                    for task in tasks {
+                        let task = std::slice::from_ref(task);
+                        match self.together(task).await {
+                            Ok(settled) => outcomes.extend(settled),
+                            Err(failure) if failure.kind == FailureKind::Away => return Err(failure),
+                            Err(failure) => {
+                                for task in task {
+                                    outcomes.push(self.give_up(task, &failure).await?);
+                                }
+                            }
+                        }
+                    }
+                    Ok(outcomes)
+                }
+            },
+        }
+    }
+
+    /// All in one transaction, again for what is likely to pass.
+    async fn together(&self, tasks: &[Task]) -> Result<Vec<Outcome>, Failure> {
+        // Most messages are new. The inbox is asked only where one may not be: a message that was handled
+        // meanwhile shows as a conflict when the batch is written.
+        let mut ask_inbox = tasks.iter().any(|task| task.suspect);
+        let mut tried = 0;
+        loop {
+            let failure = match self.once(tasks, ask_inbox).await {
+                Ok(outcomes) => return Ok(outcomes),
+                Err(failure) => failure,
+            };
+            tried += 1;
+            let again = match failure.kind {
+                FailureKind::Transient => tried <= TRIES,
+                FailureKind::Conflict => tried <= if tasks.len() == 1 { TRIES } else { 1 },
+                FailureKind::Away | FailureKind::Permanent => false,
+            };
+            if !again {
+                return Err(failure);
+            }
+            ask_inbox = true;
+            if failure.kind == FailureKind::Transient {
+                self.patience.pause(tried).await;
+            }
+        }
+    }
+
+    async fn once(&self, tasks: &[Task], ask_inbox: bool) -> Result<Vec<Outcome>, Failure> {
+        let mut transaction = self.store.begin().await?;
+        match self.inside(&mut transaction, tasks, ask_inbox).await {
+            Ok((outcomes, false)) => {
+                transaction.rollback().await;
+                Ok(outcomes)
+            }
+            Ok((outcomes, true)) => {
+                failpoint::hit("before_commit");
+                transaction.commit().await?;
+                failpoint::hit("after_commit");
+                Ok(outcomes)
+            }
+            Err(failure) => {
+                transaction.rollback().await;
+                Err(failure)
+            }
+        }
+    }
+
+    /// The outcomes, and whether anything was written.
+    async fn inside(
+        &self,
+        transaction: &mut S::Transaction,
+        tasks: &[Task],
+        ask_inbox: bool,
+    ) -> Result<(Vec<Outcome>, bool), Failure> {
+        failpoint::hit("in_transaction");
+        let world = self.world();
+        let mut needs = Needs::default();
+        let mut keys = Vec::new();
+        let mut late = false;
+        for task in tasks {
+            late |= world.too_late(task).is_some();
+            keys.extend(task.key);
+            if let Work::Run(command) = &task.work {
+                needs.extend(command.needs());
+            }
+        }
+        let work = if needs.is_empty() { Workspace::default() } else { transaction.load(&needs).await? };
+        let seen: Vec<Seen> =
+            if (ask_inbox || late) && !keys.is_empty() { transaction.seen(&keys).await? } else { Vec::new() };
+        let (outcomes, changes) = decide(tasks, work, seen, &world)?;
+        if changes.is_empty() {
+            return Ok((outcomes, false));
+        }
+        transaction.flush(&changes).await?;
+        Ok((outcomes, true))
+    }
+
+    /// Keeps a command that failed alone: to be tried again, or as a dead letter after its last try.
+    async fn give_up(&self, task: &Task, failure: &Failure) -> Result<Outcome, Failure> {
+        let attempts = task.kept.as_ref().map_or(0, |kept| kept.attempts) + 1;
+        let verdict = self.ladder.verdict(attempts, self.services.clock.now(), self.patience.jitter());
+        let refusal = Refusal::internal();
+        let outcome = match &verdict {
+            Verdict::Retry { .. } => Outcome::Kept { attempts },
+            Verdict::Dead => Outcome::Dead {
+                body: error_body(&refusal),
+                code: Code::InternalError,
+                reason: KeptReason::Failed,
+            },
+        };
+        let mut kept = keep(task, KeptReason::Failed, &failure.what, verdict, &self.world())?;
+        kept.attempts = attempts;
+        let changes = Changes { kept: vec![kept], ..Changes::default() };
+        let mut tried = 0;
+        loop {
+            match self.write(&changes).await {
+                Ok(()) => {
+                    failpoint::hit("after_keeping");
+                    return Ok(outcome);
+                }
+                Err(failure) if failure.kind != FailureKind::Away && tried < TRIES => {
+                    tried += 1;
+                    self.patience.pause(tried).await;
+                }
+                // What cannot be kept cannot be acknowledged: as good as no store.
+                Err(failure) => return Err(Failure::new(FailureKind::Away, failure.what)),
+            }
+        }
+    }
+
+    async fn write(&self, changes: &Changes) -> Result<(), Failure> {
+        let mut transaction = self.store.begin().await?;
+        match transaction.flush(changes).await {
+            Ok(()) => transaction.commit().await,
+            Err(failure) => {
+                transaction.rollback().await;
+                Err(failure)
+            }
+        }
+    }
+
+    fn world(&self) -> World<'_> {
+        World {
+            now: self.services.clock.now(),
+            dedupe_days: self.dedupe_days,
+            vault: &*self.services.vault,
+            fresh_id: self.fresh_id,
+        }
+    }
+}
+
+/// Prepares a task's command, as often as it takes to know that it failed.
+///
+/// # Errors
+/// A [`Failure`] of a port.
+pub async fn prepare(task: &mut Task, services: &Services) -> Result<(), Failure> {
+    match &mut task.work {
+        Work::Run(command) => command.prepare(&task.actor, services).await,
+        Work::Refuse(..) | Work::Park(..) => Ok(()),
+    }
+}
+
+/// The body that tells a caller that its command was given up.
+#[must_use]
+pub fn internal_error() -> Arc<str> {
+    error_body(&Refusal::internal())
+}

@@ -1,0 +1,296 @@
+//! What a batch does to loaded aggregates: pure, command by command, in the order they came.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use chrono::{DateTime, Days, NaiveDate, Utc};
+use uuid::Uuid;
+
+use super::dto::{ErrorReply, describe};
+use super::error::{Failure, Reason, Refusal};
+use super::judge::grant_of;
+use super::kept::{KeptCommand, KeptReason, Verdict};
+use super::message::{Fingerprint, MessageKey};
+use super::ports::{Changes, NewAnswer, NewEvent, Seen, Vault};
+use super::registry::{Context, Decline, ErasedCommand};
+use super::task::{Outcome, Task, Work};
+use super::workspace::Workspace;
+use crate::failpoint;
+
+/// What the batch may know of the world.
+pub(super) struct World<'a> {
+    pub now: DateTime<Utc>,
+    pub dedupe_days: u32,
+    pub vault: &'a dyn Vault,
+    pub fresh_id: fn() -> Uuid,
+}
+
+impl World<'_> {
+    /// Messages issued earlier than this are outside the dedupe window.
+    fn window_start(&self) -> NaiveDate {
+        let today = self.now.date_naive();
+        today.checked_sub_days(Days::new(self.dedupe_days.into())).unwrap_or(NaiveDate::MIN)
+    }
+
+    pub fn too_late(&self, task: &Task) -> Option<Reason> {
+        if task.key.is_some_and(|key| key.issued_on < self.window_start()) {
+            Some(Reason::OutsideDedupeWindow)
+        } else if task.deadline.is_some_and(|deadline| deadline <= self.now) {
+            Some(Reason::DeadlinePassed)
+        } else {
+            None
+        }
+    }
+}
+
+/// Decides every task of a batch: what becomes of each, and what is to be written.
+///
+/// # Errors
+/// A [`Failure`] of the vault; nothing was decided then.
+pub(super) fn decide(
+    tasks: &[Task],
+    mut work: Workspace,
+    seen: Vec<Seen>,
+    world: &World<'_>,
+) -> Result<(Vec<Outcome>, Changes), Failure> {
+    let mut decided = Decided {
+        world,
+        handled: seen.into_iter().map(|seen| (seen.key, Handled::from(seen))).collect(),
+        changes: Changes::default(),
+    };
+    let mut outcomes = Vec::with_capacity(tasks.len());
+    for task in tasks {
+        outcomes.push(decided.task(task, &mut work)?);
+    }
+    let Decided { mut changes, .. } = decided;
+    (changes.created, changes.updated) = work.into_changes();
+    Ok((outcomes, changes))
+}
+
+struct Decided<'a> {
+    world: &'a World<'a>,
+    /// By an earlier transaction, or by an earlier task of this batch.
+    handled: HashMap<MessageKey, Handled>,
+    changes: Changes,
+}
+
+struct Handled {
+    message_type: String,
+    actor: String,
+    fingerprint: Fingerprint,
+    /// `None`: it failed, and is kept.
+    answer: Option<Arc<str>>,
+}
+
+impl From<Seen> for Handled {
+    fn from(seen: Seen) -> Self {
+        let Seen { message_type, actor, fingerprint, answer, .. } = seen;
+        Self { message_type, actor, fingerprint, answer }
+    }
+}
+
+impl Handled {
+    fn is(&self, task: &Task) -> bool {
+        self.fingerprint == task.fingerprint
+            && self.message_type == task.message_type
+            && self.actor == task.actor.to_string()
+    }
+}
+
+/// Whether a refusal is an answer to be repeated.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Store {
+    Yes,
+    No,
+}
+
+impl Decided<'_> {
+    fn task(&mut self, task: &Task, work: &mut Workspace) -> Result<Outcome, Failure> {
+        if let Some(handled) = task.key.and_then(|key| self.handled.get(&key)) {
+            match (&handled.answer, &task.work) {
+                (Some(answer), _) if handled.is(task) => {
+                    let body = Arc::clone(answer);
+                    self.release(task);
+                    return Ok(Outcome::Answered { code: code_of(&body), body, replayed: true });
+                }
+                // Its own row, or a replay's.
+                (None, _) if task.kept.is_some() => {}
+                (None, _) if handled.is(task) => return Ok(Outcome::AlreadyKept),
+                (_, Work::Run(_)) => {
+                    return self.refuse(
+                        task,
+                        &Refusal::message_id_reused(),
+                        KeptReason::MessageIdReused,
+                        Store::No,
+                    );
+                }
+                (_, Work::Refuse(..) | Work::Park(..)) => {}
+            }
+        }
+        match &task.work {
+            Work::Refuse(refusal, reason) => self.refuse(task, refusal, *reason, Store::No),
+            Work::Park(reason, refusal) => self.bury(task, *reason, refusal, reason.as_str()),
+            Work::Run(command) => match self.world.too_late(task) {
+                Some(reason) => self.refuse(task, &Refusal::expired(reason), KeptReason::Expired, Store::No),
+                None => self.run(task, &**command, work),
+            },
+        }
+    }
+
+    fn run(
+        &mut self,
+        task: &Task,
+        command: &dyn ErasedCommand,
+        work: &mut Workspace,
+    ) -> Result<Outcome, Failure> {
+        let context = Context { now: self.world.now, actor: &task.actor, fresh_id: (self.world.fresh_id)() };
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            failpoint::message(task.original.properties.message_id.as_deref());
+            command.execute(&context, work)
+        }));
+        match result {
+            Ok(Ok(body)) => {
+                self.record(task, work);
+                self.answer(task, &body);
+                Ok(Outcome::Answered { body, code: None, replayed: false })
+            }
+            Ok(Err(Decline::Refused(refusal))) => {
+                work.discard();
+                self.refuse(task, &refusal, KeptReason::Refused, Store::Yes)
+            }
+            Ok(Err(Decline::Stale)) => {
+                work.discard();
+                Ok(Outcome::Stale)
+            }
+            Err(_) => {
+                work.discard();
+                self.bury(task, KeptReason::Panicked, &Refusal::internal(), "the handler panicked")
+            }
+        }
+    }
+
+    fn record(&mut self, task: &Task, work: &mut Workspace) {
+        let Some(key) = task.key else { return };
+        for (subject, sequence, event) in work.merge() {
+            let (kind, data) = describe(&event);
+            self.changes.events.push(NewEvent {
+                id: (self.world.fresh_id)(),
+                subject: subject.uuid(),
+                sequence,
+                kind,
+                data: data.to_string(),
+                occurred_at: self.world.now,
+                causation_id: key.message_id,
+                correlation_id: task.correlation_id.clone(),
+                actor: task.actor.to_string(),
+                traceparent: task.trace.parent.clone(),
+                tracestate: task.trace.state.clone(),
+            });
+        }
+    }
+
+    /// Stores an answer, and lets go of the row that was kept of an earlier try.
+    fn answer(&mut self, task: &Task, body: &Arc<str>) {
+        self.release(task);
+        let Some(key) = task.key else { return };
+        let (message_type, actor, answer) =
+            (task.message_type.clone(), task.actor.to_string(), Arc::clone(body));
+        let handled = Handled {
+            message_type: message_type.clone(),
+            actor: actor.clone(),
+            fingerprint: task.fingerprint,
+            answer: Some(Arc::clone(body)),
+        };
+        self.handled.insert(key, handled);
+        self.changes.answers.push(NewAnswer {
+            key,
+            message_type,
+            actor,
+            fingerprint: task.fingerprint,
+            answer,
+        });
+    }
+
+    fn release(&mut self, task: &Task) {
+        self.changes.released.extend(task.kept.as_ref().map(|kept| kept.id));
+    }
+
+    /// Answers with a refusal; where nobody is to be told, the dead letter is the record.
+    fn refuse(
+        &mut self,
+        task: &Task,
+        refusal: &Refusal,
+        reason: KeptReason,
+        store: Store,
+    ) -> Result<Outcome, Failure> {
+        if task.reply_to.is_none() {
+            return self.bury(task, reason, refusal, refusal.code.as_str());
+        }
+        let body = error_body(refusal);
+        match store {
+            Store::Yes => self.answer(task, &body),
+            Store::No => self.release(task),
+        }
+        Ok(Outcome::Answered { body, code: Some(refusal.code), replayed: false })
+    }
+
+    fn bury(
+        &mut self,
+        task: &Task,
+        reason: KeptReason,
+        refusal: &Refusal,
+        error: &str,
+    ) -> Result<Outcome, Failure> {
+        let kept = keep(task, reason, error, Verdict::Dead, self.world)?;
+        if let Some(key) = kept.key {
+            let handled = Handled {
+                message_type: task.message_type.clone(),
+                actor: kept.actor.clone(),
+                fingerprint: task.fingerprint,
+                answer: None,
+            };
+            self.handled.insert(key, handled);
+        }
+        self.changes.kept.push(kept);
+        Ok(Outcome::Dead { body: error_body(refusal), code: refusal.code, reason })
+    }
+}
+
+/// A task as `failed_commands` keeps it, after one more try.
+pub(super) fn keep(
+    task: &Task,
+    reason: KeptReason,
+    error: &str,
+    verdict: Verdict,
+    world: &World<'_>,
+) -> Result<KeptCommand, Failure> {
+    let id = task.kept.as_ref().map_or_else(world.fresh_id, |kept| kept.id);
+    let ran = !matches!(task.work, Work::Refuse(..) | Work::Park(..));
+    Ok(KeptCommand {
+        id,
+        key: task.key,
+        actor: task.actor.to_string(),
+        grant: grant_of(&task.actor),
+        properties: task.original.properties.clone(),
+        sealed_body: world.vault.seal(&task.original.body, id.as_bytes())?,
+        reason,
+        attempts: task.kept.as_ref().map_or(0, |kept| kept.attempts) + u32::from(ran),
+        first_error: task.kept.as_ref().map_or_else(|| error.to_owned(), |kept| kept.first_error.clone()),
+        last_error: error.to_owned(),
+        verdict,
+    })
+}
+
+/// A refusal as the reply's body.
+#[must_use]
+pub fn error_body(refusal: &Refusal) -> Arc<str> {
+    let reply = ErrorReply { error: refusal.clone() };
+    // A refusal is made of strings and numbers, which always serialise.
+    serde_json::to_string(&reply).unwrap_or_default().into()
+}
+
+/// The code of a stored answer, where it is a refusal.
+fn code_of(body: &str) -> Option<super::error::Code> {
+    serde_json::from_str::<ErrorReply>(body).ok().map(|reply| reply.error.code)
+}
