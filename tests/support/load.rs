@@ -204,13 +204,18 @@ impl Load {
 
 /// Waits until queues and outbox are empty and nothing waits to be tried again.
 pub async fn settled(stage: &Stage) {
+    let mut hurried: Option<Instant> = None;
     eventually("queues and outbox are empty", async || {
         for queue in queues(stage).await {
             if queue.ready > 0 || queue.consumers == 0 {
                 return Err(format!("{queue:?}"));
             }
         }
-        tables::hurry(&stage.pool).await;
+        // Not all the time: what is just being tried again is not to be taken once more.
+        if hurried.is_none_or(|at| at.elapsed() > Duration::from_secs(5)) {
+            tables::hurry(&stage.pool).await;
+            hurried = Some(Instant::now());
+        }
         let waiting = tables::failed(&stage.pool).await;
         let waiting = waiting.iter().filter(|row| row.state == "waiting").count();
         match (tables::outbox(&stage.pool).await, waiting) {
