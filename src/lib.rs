@@ -3,5 +3,10 @@
 
 pub mod application;
 pub mod client;
+pub mod config;
 pub mod domain;
 pub mod failpoint;
+pub mod interfaces;
+pub mod lifecycle;
+pub mod metrics;
+pub mod telemetry;

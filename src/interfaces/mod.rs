@@ -1,0 +1,3 @@
+//! How Roster is reached: messages, HTTP for operators, and the command line.
+
+pub mod http;
