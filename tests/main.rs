@@ -13,6 +13,7 @@
 mod support;
 
 mod bulk;
+mod client;
 mod commands;
 mod crashes;
 mod envelope;

@@ -161,18 +161,18 @@ pub(super) async fn subscribe(link: Arc<Link>, pattern: ShortString) -> Result<E
 
 struct Subscription {
     session: Arc<Session>,
-    channel: Channel,
     deliveries: Consumer,
 }
 
 impl Subscription {
     async fn open(link: &Link, session: Arc<Session>, pattern: &ShortString) -> Result<Self, Unavailable> {
         let exchange = link.endpoint.events();
-        let channel = session.event_channel(&exchange).await?;
+        let host = link.endpoint.host();
+        let channel = session.event_channel(&exchange, &host).await?;
         let deliveries = Self::consume(&channel, exchange, pattern.clone())
             .await
-            .map_err(|source| Unavailable::Broker { host: link.endpoint.host(), source })?;
-        Ok(Self { session, channel, deliveries })
+            .map_err(|source| Unavailable::Broker { host, source })?;
+        Ok(Self { session, deliveries })
     }
 
     async fn consume(
@@ -219,19 +219,36 @@ impl Follower {
     async fn hand_over(&self, item: Result<Event, Error>) -> Result<(), Gone> {
         self.sender.send(item).await.map_err(|_| Gone)
     }
+
+    /// Tries until it succeeds; says once if the exchange has gone. None when the client is closed.
+    async fn resubscribe(&self, link: &Link, pattern: &ShortString) -> Option<Subscription> {
+        let mut pause = Pause::new();
+        let mut told = false;
+        loop {
+            let session = link.next_session().await.ok()?;
+            match Subscription::open(link, session, pattern).await {
+                Ok(subscription) => return Some(subscription),
+                Err(reason @ Unavailable::Missing { .. }) if !told => {
+                    told = true;
+                    self.hand_over(Err(reason.into())).await.ok()?;
+                }
+                Err(reason) => tracing::debug!(%reason, "cannot subscribe again yet"),
+            }
+            tokio::time::sleep(pause.next()).await;
+        }
+    }
 }
 
 async fn follow(link: Arc<Link>, pattern: ShortString, first: Subscription, mut follower: Follower) {
     let mut subscription = first;
     loop {
-        let ended = drain(&mut subscription, &mut follower).await;
-        // It may be closed already, which is just as well.
-        drop(subscription.channel.close(200, ShortString::default()).await);
-        if ended.is_err() {
+        // Dropping a subscription closes its channel. Closing it here would wait for ever where the
+        // connection is ending.
+        if drain(&mut subscription, &mut follower).await.is_err() {
             return;
         }
         subscription = tokio::select! {
-            next = resubscribe(&link, &pattern) => match next {
+            next = follower.resubscribe(&link, &pattern) => match next {
                 Some(next) => next,
                 None => return,
             },
@@ -258,19 +275,6 @@ async fn drain(subscription: &mut Subscription, follower: &mut Follower) -> Resu
         follower.take(delivery.data).await?;
         // A failed ack means that the channel is gone, which the next delivery tells.
         drop(acker.ack(BasicAckOptions::default()).await);
-    }
-}
-
-/// None when the client is closed.
-async fn resubscribe(link: &Link, pattern: &ShortString) -> Option<Subscription> {
-    let mut pause = Pause::new();
-    loop {
-        let session = link.next_session().await.ok()?;
-        match Subscription::open(link, session, pattern).await {
-            Ok(subscription) => return Some(subscription),
-            Err(reason) => tracing::debug!(%reason, "cannot subscribe again yet"),
-        }
-        tokio::time::sleep(pause.next()).await;
     }
 }
 

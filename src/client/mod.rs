@@ -5,7 +5,26 @@
 //! repeats its answer.
 //!
 //! ```no_run
-//! use roster::client::{Client, Command, Error, Options};
+//! use roster::client::{Client, CreateUser, Error, GetUser, Options};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let client = Client::connect("amqp://localhost", Options::default()).await?;
+//! let create = CreateUser::new("ada@example.com".parse()?, "Ada Lovelace".parse()?, "correct horse");
+//! match client.send(create).await {
+//!     Ok(user) => println!("{} is at version {}", user.id, user.version),
+//!     Err(Error::Refused(refusal)) if refusal.has_reason("email_taken") => println!("known already"),
+//!     Err(error) => return Err(error.into()),
+//! }
+//! let ada = client.query(GetUser::by_email("ada@example.com".parse()?)).await?.data;
+//! println!("{} since {}", ada.name, ada.created_at);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A service that would rather not depend on these payloads writes its own:
+//!
+//! ```no_run
+//! use roster::client::{Client, Command, Error};
 //! use serde::{Deserialize, Serialize};
 //!
 //! #[derive(Serialize)]
@@ -16,24 +35,17 @@
 //!
 //! #[derive(Deserialize)]
 //! struct Renamed {
-//!     name: String,
 //!     version: u64,
 //! }
 //!
-//! // Payloads of your own work as well as those re-exported here.
 //! impl Command for Rename {
 //!     const NAME: &'static str = "user.update.v1";
 //!     type Reply = Renamed;
 //! }
 //!
-//! # async fn example() -> Result<(), Error> {
-//! let client = Client::connect("amqp://localhost", Options::default()).await?;
+//! # async fn example(client: Client) -> Result<(), Error> {
 //! let rename = Rename { id: "0198…".into(), name: "Ada Lovelace".into() };
-//! match client.send(rename).await {
-//!     Ok(user) => println!("{} is at version {}", user.name, user.version),
-//!     Err(Error::Refused(refusal)) => println!("no: {}", refusal.message),
-//!     Err(error) => return Err(error),
-//! }
+//! println!("now at version {}", client.send(rename).await?.version);
 //! # Ok(())
 //! # }
 //! ```
@@ -53,16 +65,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::SecretString;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::json;
 
 use call::Call;
 use endpoint::{Endpoint, Lane};
 use link::Link;
 
+pub use crate::application::command::{ChangePassword, ChangeRole, CreateUser, DeleteUser, UpdateUser};
+pub use crate::application::dto::{EventPage, EventView, PageMeta, UserView};
+pub use crate::application::message::NoMeta;
+pub use crate::application::password::Password;
+pub use crate::application::query::{GetUser, ListEvents, ListUsers, Order, Sort};
+pub use crate::domain::{Email, Role, UserName};
 pub use error::{BadReply, BadRequest, Code, Detail, Error, Refusal, Unavailable};
 pub use events::{Event, Events, Gap};
-pub use request::{Answer, CallOptions, Command, Meta, Query, RawReply, Reply};
+pub use request::{Answer, CallOptions, Command, Query, RawReply, Reply};
+
+/// What identifies a user.
+pub type UserId = crate::domain::Id<crate::domain::User>;
 
 /// What holds for all calls of a client; a single call differs with [`CallOptions`].
 #[derive(Debug, Clone)]
@@ -152,7 +173,7 @@ impl Client {
     ) -> Result<Reply<C::Reply>, Error> {
         let body = serde_json::to_vec(&command).map_err(BadRequest::Payload)?;
         let raw = self.call(Lane::Commands, C::NAME, body, options).await?;
-        let answer = read(&raw)?;
+        let answer = read::<_, IgnoredAny>(&raw)?;
         Ok(Reply { data: answer.data, replayed: raw.replayed, message_id: raw.message_id })
     }
 
@@ -160,7 +181,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::send`].
-    pub async fn query<Q: Query>(&self, query: Q) -> Result<Answer<Q::Reply>, Error> {
+    pub async fn query<Q: Query>(&self, query: Q) -> Result<Answer<Q::Reply, Q::Meta>, Error> {
         self.query_with(query, CallOptions::default()).await
     }
 
@@ -172,7 +193,7 @@ impl Client {
         &self,
         query: Q,
         options: CallOptions,
-    ) -> Result<Answer<Q::Reply>, Error> {
+    ) -> Result<Answer<Q::Reply, Q::Meta>, Error> {
         let body = serde_json::to_vec(&query).map_err(BadRequest::Payload)?;
         read(&self.call(Lane::Queries, Q::NAME, body, options).await?)
     }
@@ -248,7 +269,7 @@ impl Client {
             let limit = (gap.found - after - 1).min(500);
             let query = json!({"subject": gap.subject, "after_sequence": after, "limit": limit});
             let raw = self.query_json("event.list.v1", query.to_string(), CallOptions::default()).await?;
-            let page: Vec<serde_json::Value> = read(&raw)?.data;
+            let page = read::<Vec<serde_json::Value>, IgnoredAny>(&raw)?.data;
             let before = found.len();
             for event in page {
                 let event = Event::from_json(event.to_string().into_bytes()).map_err(Error::BadEvent)?;
@@ -275,7 +296,7 @@ impl Client {
     }
 }
 
-fn read<T: DeserializeOwned>(raw: &RawReply) -> Result<Answer<T>, Error> {
+fn read<T: DeserializeOwned, M: DeserializeOwned>(raw: &RawReply) -> Result<Answer<T, M>, Error> {
     match raw.read() {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(refusal)) => Err(Error::Refused(refusal)),

@@ -4,26 +4,43 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use secrecy::SecretString;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+
+use crate::application::message::Message;
+use crate::application::{query, registry};
 
 use super::error::{BadReply, Refusal};
 
-/// A request that changes something. Implement it for payloads of your own, or use those that
-/// [`roster::client`](super) re-exports.
-pub trait Command: Serialize + Sync {
+/// A request that changes something. The commands of the contract are such; implement it for
+/// payloads of your own to be independent of their Rust types.
+pub trait Command: Serialize + Send {
     /// The message's type, such as `user.create.v1`.
     const NAME: &'static str;
     /// What the reply's `data` holds.
     type Reply: DeserializeOwned;
 }
 
-/// A request that only reads.
-pub trait Query: Serialize + Sync {
+impl<C: registry::Command> Command for C {
+    const NAME: &'static str = <C as Message>::NAME;
+    type Reply = C::Data;
+}
+
+/// A request that only reads. The queries of the contract are such.
+pub trait Query: Serialize + Send {
     /// The message's type, such as `user.get.v1`.
     const NAME: &'static str;
     /// What the reply's `data` holds.
     type Reply: DeserializeOwned;
+    /// What the reply's `meta` holds, where there is one.
+    type Meta: DeserializeOwned;
+}
+
+impl<Q: query::Query> Query for Q {
+    const NAME: &'static str = <Q as Message>::NAME;
+    type Reply = Q::Data;
+    type Meta = Q::Meta;
 }
 
 /// How one call differs from the client's [`Options`](super::Options).
@@ -62,30 +79,11 @@ pub struct Reply<T> {
 
 /// A query's answer.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Answer<T> {
+pub struct Answer<T, M> {
     /// What was found.
     pub data: T,
     /// About the page, with queries that answer in pages.
-    pub meta: Option<Meta>,
-}
-
-/// The reply's `meta`. Each query fills the fields that fit it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-#[non_exhaustive]
-pub struct Meta {
-    /// The page, from 1.
-    pub page: Option<u64>,
-    /// Entries per page.
-    pub per_page: Option<u64>,
-    /// Entries on all pages together.
-    pub total: Option<u64>,
-    /// What to send as `cursor` for the next page; none on the last.
-    pub next_cursor: Option<String>,
-    /// Whether there are more events after these.
-    pub has_more: Option<bool>,
-    /// The oldest event that is still kept.
-    pub first_sequence: Option<u64>,
+    pub meta: Option<M>,
 }
 
 /// A reply as it came, refusals included.
@@ -100,17 +98,13 @@ pub struct RawReply {
 }
 
 #[derive(Deserialize)]
-struct Envelope<T> {
-    #[serde(default = "none")]
+struct Envelope<T, M> {
+    #[serde(default = "Option::default")]
     data: Option<T>,
-    #[serde(default)]
-    meta: Option<Meta>,
+    #[serde(default = "Option::default")]
+    meta: Option<M>,
     #[serde(default)]
     error: Option<Refusal>,
-}
-
-fn none<T>() -> Option<T> {
-    None
 }
 
 impl RawReply {
@@ -119,16 +113,19 @@ impl RawReply {
     /// # Errors
     /// When the reply is not one of this contract.
     pub fn refusal(&self) -> Result<Option<Refusal>, BadReply> {
-        let envelope: Envelope<serde_json::Value> = serde_json::from_slice(&self.body)?;
-        match (envelope.data, envelope.error) {
-            (_, Some(refusal)) => Ok(Some(refusal)),
-            (Some(_), None) => Ok(None),
-            (None, None) => Err(BadReply::Empty),
-        }
+        Ok(self.read::<IgnoredAny, IgnoredAny>()?.err())
     }
 
-    pub(super) fn read<T: DeserializeOwned>(&self) -> Result<Result<Answer<T>, Refusal>, BadReply> {
-        let envelope: Envelope<T> = serde_json::from_slice(&self.body)?;
+    /// What it says: an answer or a refusal.
+    ///
+    /// # Errors
+    /// When the reply is not one of this contract, or its `data` is not a `T`.
+    pub fn read<T, M>(&self) -> Result<Result<Answer<T, M>, Refusal>, BadReply>
+    where
+        T: DeserializeOwned,
+        M: DeserializeOwned,
+    {
+        let envelope: Envelope<T, M> = serde_json::from_slice(&self.body)?;
         match (envelope.data, envelope.error) {
             (_, Some(refusal)) => Ok(Err(refusal)),
             (Some(data), None) => Ok(Ok(Answer { data, meta: envelope.meta })),
@@ -140,6 +137,7 @@ impl RawReply {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::application::dto::PageMeta;
     use crate::client::error::Code;
 
     fn reply(body: &str) -> RawReply {
@@ -148,12 +146,18 @@ mod tests {
 
     #[test]
     fn data_and_meta_are_read() {
-        let page = reply(r#"{"data":[1,2],"meta":{"page":1,"total":2,"next_cursor":null}}"#);
-        let answer = page.read::<Vec<u32>>().unwrap().unwrap();
+        let page = reply(r#"{"data":[1,2],"meta":{"per_page":2,"next_cursor":null}}"#);
+        let answer = page.read::<Vec<u32>, PageMeta>().unwrap().unwrap();
         assert_eq!(answer.data, [1, 2]);
         let meta = answer.meta.unwrap();
-        assert_eq!((meta.page, meta.total, meta.next_cursor), (Some(1), Some(2), None));
+        assert_eq!((meta.per_page, meta.total, meta.next_cursor), (2, None, None));
         assert_eq!(page.refusal().unwrap(), None);
+    }
+
+    #[test]
+    fn a_reply_without_meta_is_an_answer() {
+        let answer = reply(r#"{"data":1}"#).read::<u32, PageMeta>().unwrap().unwrap();
+        assert_eq!((answer.data, answer.meta), (1, None));
     }
 
     #[test]
@@ -162,7 +166,7 @@ mod tests {
             r#"{"error":{"code":"CONFLICT","message":"taken","details":[
                 {"field":"email","reason":"email_taken","message":"is taken"}]}}"#,
         );
-        let refusal = refused.read::<u32>().unwrap().unwrap_err();
+        let refusal = refused.read::<u32, IgnoredAny>().unwrap().unwrap_err();
         assert_eq!(refusal.code, Code::Conflict);
         assert!(refusal.has_reason("email_taken"));
         assert_eq!(refusal.to_string(), "CONFLICT: taken; email: is taken");
@@ -187,7 +191,7 @@ mod tests {
 
     #[test]
     fn neither_data_nor_error_is_no_reply() {
-        assert!(matches!(reply("{}").read::<u32>(), Err(BadReply::Empty)));
-        assert!(matches!(reply("nonsense").read::<u32>(), Err(BadReply::Json(_))));
+        assert!(matches!(reply("{}").read::<u32, IgnoredAny>(), Err(BadReply::Empty)));
+        assert!(matches!(reply("nonsense").read::<u32, IgnoredAny>(), Err(BadReply::Json(_))));
     }
 }

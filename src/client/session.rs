@@ -163,10 +163,18 @@ impl Session {
     }
 
     /// A channel for an event stream, on the same connection.
-    pub(super) async fn event_channel(&self, exchange: &ShortString) -> Result<Channel, Unavailable> {
-        let missing = || Unavailable::Missing { object: exchange.to_string() };
-        self.look_at(exchange, false).await.map_err(|_| missing())?;
-        self.connection.create_channel().await.map_err(|_| missing())
+    pub(super) async fn event_channel(
+        &self,
+        exchange: &ShortString,
+        host: &str,
+    ) -> Result<Channel, Unavailable> {
+        if let Err(_missing) = self.look_at(exchange, false).await
+            && self.connection.status().connected()
+        {
+            return Err(Unavailable::Missing { object: exchange.to_string() });
+        }
+        let channel = self.connection.create_channel().await;
+        channel.map_err(|source| Unavailable::Broker { host: host.to_owned(), source })
     }
 }
 
