@@ -138,7 +138,10 @@ impl<S: Store, P: Patience> Runner<S, P> {
     }
 
     /// Keeps a command that failed alone: to be tried again, or as a dead letter after its last try.
-    async fn give_up(&self, task: &Task, failure: &Failure) -> Result<Outcome, Failure> {
+    ///
+    /// # Errors
+    /// [`FailureKind::Away`]: it could not be kept.
+    pub async fn give_up(&self, task: &Task, failure: &Failure) -> Result<Outcome, Failure> {
         let attempts = task.kept.as_ref().map_or(0, |kept| kept.attempts) + 1;
         let verdict = self.ladder.verdict(attempts, self.services.clock.now(), self.patience.jitter());
         let refusal = Refusal::internal();

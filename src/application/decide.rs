@@ -12,7 +12,7 @@ use super::error::{Failure, Reason, Refusal};
 use super::judge::grant_of;
 use super::kept::{KeptCommand, KeptReason, Verdict};
 use super::message::{Fingerprint, MessageKey};
-use super::ports::{Changes, NewAnswer, NewEvent, Seen, Vault};
+use super::ports::{Changes, Known, NewAnswer, NewEvent, Seen, Vault};
 use super::registry::{Context, Decline, ErasedCommand};
 use super::task::{Outcome, Task, Work};
 use super::workspace::Workspace;
@@ -79,14 +79,13 @@ struct Handled {
     message_type: String,
     actor: String,
     fingerprint: Fingerprint,
-    /// `None`: it failed, and is kept.
-    answer: Option<Arc<str>>,
+    known: Known,
 }
 
 impl From<Seen> for Handled {
     fn from(seen: Seen) -> Self {
-        let Seen { message_type, actor, fingerprint, answer, .. } = seen;
-        Self { message_type, actor, fingerprint, answer }
+        let Seen { message_type, actor, fingerprint, known, .. } = seen;
+        Self { message_type, actor, fingerprint, known }
     }
 }
 
@@ -108,15 +107,17 @@ enum Store {
 impl Decided<'_> {
     fn task(&mut self, task: &Task, work: &mut Workspace) -> Result<Outcome, Failure> {
         if let Some(handled) = task.key.and_then(|key| self.handled.get(&key)) {
-            match (&handled.answer, &task.work) {
-                (Some(answer), _) if handled.is(task) => {
+            match (&handled.known, &task.work) {
+                (Known::Answer(answer), _) if handled.is(task) => {
                     let body = Arc::clone(answer);
                     self.release(task);
                     return Ok(Outcome::Answered { code: code_of(&body), body, replayed: true });
                 }
                 // Its own row, or a replay's.
-                (None, _) if task.kept.is_some() => {}
-                (None, _) if handled.is(task) => return Ok(Outcome::AlreadyKept),
+                (Known::Waiting | Known::Dead, _) if task.kept.is_some() => {}
+                (known @ (Known::Waiting | Known::Dead), _) if handled.is(task) => {
+                    return Ok(Outcome::AlreadyKept { dead: *known == Known::Dead });
+                }
                 (_, Work::Run(_)) => {
                     return self.refuse(
                         task,
@@ -200,7 +201,7 @@ impl Decided<'_> {
             message_type: message_type.clone(),
             actor: actor.clone(),
             fingerprint: task.fingerprint,
-            answer: Some(Arc::clone(body)),
+            known: Known::Answer(Arc::clone(body)),
         };
         self.handled.insert(key, handled);
         self.changes.answers.push(NewAnswer {
@@ -212,8 +213,12 @@ impl Decided<'_> {
         });
     }
 
+    /// Lets go of the row that was kept of an earlier try. Where somebody waits for the answer, the row outlives
+    /// it: a process that dies in between finds the row again, and then the stored answer.
     fn release(&mut self, task: &Task) {
-        self.changes.released.extend(task.kept.as_ref().map(|kept| kept.id));
+        if task.reply_to.is_none() {
+            self.changes.released.extend(task.kept.as_ref().map(|kept| kept.id));
+        }
     }
 
     /// Answers with a refusal; where nobody is to be told, the dead letter is the record.
@@ -248,7 +253,7 @@ impl Decided<'_> {
                 message_type: task.message_type.clone(),
                 actor: kept.actor.clone(),
                 fingerprint: task.fingerprint,
-                answer: None,
+                known: Known::Dead,
             };
             self.handled.insert(key, handled);
         }

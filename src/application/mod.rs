@@ -4,7 +4,7 @@
 pub mod actor;
 pub mod batch;
 pub mod command;
-mod decide;
+pub mod decide;
 pub mod dto;
 pub mod error;
 pub mod fields;

@@ -54,8 +54,18 @@ pub struct Seen {
     pub message_type: String,
     pub actor: String,
     pub fingerprint: Fingerprint,
-    /// The stored reply body; `None` where the message failed and waits in `failed_commands`, or is dead there.
-    pub answer: Option<Arc<str>>,
+    pub known: Known,
+}
+
+/// How a message ended, or where it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Known {
+    /// Answered, with this reply body.
+    Answer(Arc<str>),
+    /// It failed, and waits in `failed_commands` to be tried again.
+    Waiting,
+    /// It failed for good, and is a dead letter.
+    Dead,
 }
 
 /// What a batch writes.

@@ -37,6 +37,9 @@ pub trait Command: Message<Meta = NoMeta> {
     /// What to load and lock.
     fn needs(&self) -> Needs;
 
+    /// Whether [`prepare`](Self::prepare) has anything to do.
+    const PREPARES: bool = false;
+
     /// Expensive work before the transaction, such as a password's hash. Not repeated when a batch runs again.
     fn prepare(
         &mut self,
@@ -78,13 +81,14 @@ impl<E: Into<Refusal>> From<E> for Decline {
 }
 
 /// A [`Command`] whose type is forgotten.
-pub trait ErasedCommand: Send + fmt::Debug {
+pub trait ErasedCommand: Send + Sync + fmt::Debug {
     fn name(&self) -> &'static str;
     /// # Errors
     /// `UNAUTHORIZED` or `FORBIDDEN`.
     fn authorize(&self, actor: &Actor) -> Result<(), Refusal>;
     fn order_key(&self) -> String;
     fn needs(&self) -> Needs;
+    fn prepares(&self) -> bool;
     fn prepare<'a>(
         &'a mut self,
         actor: &'a Actor,
@@ -120,6 +124,10 @@ impl<C: Command + Sync> ErasedCommand for Erased<C> {
 
     fn needs(&self) -> Needs {
         self.0.needs()
+    }
+
+    fn prepares(&self) -> bool {
+        C::PREPARES
     }
 
     fn prepare<'a>(

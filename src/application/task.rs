@@ -68,13 +68,19 @@ pub enum Outcome {
     Kept { attempts: u32 },
     /// A dead letter, with the answer for whoever waits.
     Dead { body: Arc<str>, code: Code, reason: KeptReason },
-    /// Kept already, by an earlier delivery of the same message.
-    AlreadyKept,
+    /// Kept already, by an earlier delivery of the same message; `dead` where it is a dead letter.
+    AlreadyKept { dead: bool },
     /// What it prepared no longer holds; it is to be prepared and run again.
     Stale,
 }
 
 impl Task {
+    /// Whether there is anything to prepare before the transaction.
+    #[must_use]
+    pub fn prepares(&self) -> bool {
+        matches!(&self.work, Work::Run(command) if command.prepares())
+    }
+
     /// The aggregate whose commands keep their order.
     #[must_use]
     pub fn order_key(&self) -> Option<String> {

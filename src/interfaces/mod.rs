@@ -1,3 +1,4 @@
-//! How Roster is reached: messages, HTTP for operators, and the command line.
+//! How Roster is spoken to.
 
+pub mod amqp;
 pub mod http;

@@ -68,6 +68,7 @@ impl Message for ChangePassword {
 
 impl Command for ChangePassword {
     const ACCESS: Access = Access::OwnerOrAdmin;
+    const PREPARES: bool = true;
 
     fn owner(&self) -> Option<Id<User>> {
         Some(self.id)

@@ -67,6 +67,7 @@ impl Message for CreateUser {
 
 impl Command for CreateUser {
     const ACCESS: Access = Access::Anyone;
+    const PREPARES: bool = true;
 
     fn access(&self) -> Access {
         match self.role {

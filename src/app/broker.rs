@@ -1,0 +1,188 @@
+//! Keeps the broker's sessions up: commands, what the broker parked, and queries, each on connections of its own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::application::judge::Judge;
+use crate::config::{Settings, Topology as TopologyMode};
+use crate::infrastructure::rabbitmq::{BrokerError, Topology, connect};
+use crate::infrastructure::retry::Waits;
+use crate::interfaces::amqp::{Intake, Lanes, Session, SessionError, answer_queries, collect_parked};
+use crate::lifecycle::{Component, Health};
+
+/// A session that lasted this long was a good one: the next try comes soon.
+const GOOD: Duration = Duration::from_secs(10);
+/// How often a session's connections are looked at.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Why a session could not begin or go on.
+#[derive(Debug, Error)]
+pub(super) enum Broken {
+    #[error("{0}")]
+    Broker(#[from] BrokerError),
+    #[error("{0}")]
+    Session(#[from] SessionError),
+    #[error("a connection to RabbitMQ was lost")]
+    Lost,
+}
+
+/// What the sessions share.
+#[derive(Clone)]
+pub(super) struct Broker {
+    pub url: String,
+    pub namespace: String,
+    pub mode: TopologyMode,
+    pub judge: Arc<Judge>,
+    pub tracker: TaskTracker,
+    pub stop: CancellationToken,
+}
+
+impl Broker {
+    pub fn new(
+        settings: &Settings,
+        judge: &Arc<Judge>,
+        tracker: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> Self {
+        Self {
+            url: settings.broker.amqp_url.expose().to_owned(),
+            namespace: settings.broker.namespace.as_str().to_owned(),
+            mode: settings.topology,
+            judge: Arc::clone(judge),
+            tracker: tracker.clone(),
+            stop: stop.clone(),
+        }
+    }
+
+    fn named(&self, part: &str) -> String {
+        format!("{}.{part}", self.namespace)
+    }
+
+    /// Declares or checks the broker's objects, as often as it takes to reach it.
+    ///
+    /// # Errors
+    /// [`BrokerError::Mismatch`] and [`BrokerError::Url`], which no waiting mends. `Ok(false)`: told to stop.
+    pub async fn prepare(&self, component: &Component) -> Result<bool, BrokerError> {
+        let mut waits = Waits::for_servers();
+        loop {
+            match self.topology().await {
+                Ok(()) => return Ok(true),
+                Err(error @ (BrokerError::Mismatch { .. } | BrokerError::Url(_))) => return Err(error),
+                Err(error) => component.not_ready(error.to_string()),
+            }
+            if !self.pause(&mut waits).await {
+                return Ok(false);
+            }
+        }
+    }
+
+    async fn topology(&self) -> Result<(), BrokerError> {
+        let connection = connect(&self.url, "roster set-up").await?;
+        let topology = Topology::new(self.namespace.as_str());
+        let result = match self.mode {
+            TopologyMode::Declare => topology.declare(&connection).await,
+            TopologyMode::Check => topology.check(&connection).await,
+        };
+        // It is not needed any more, whatever the answer.
+        drop(connection.close(200, "done".into()).await);
+        result
+    }
+
+    /// Runs one session after the other until it is time to stop.
+    async fn supervise<F: Future<Output = Result<(), Broken>>>(
+        &self,
+        component: Component,
+        session: impl Fn() -> F,
+    ) {
+        let mut waits = Waits::for_servers();
+        while !self.stop.is_cancelled() {
+            let begun = tokio::time::Instant::now();
+            match session().await {
+                Ok(()) => return,
+                Err(broken) => {
+                    metrics::counter!("roster_broker_reconnects_total").increment(1);
+                    component.not_ready(broken.to_string());
+                }
+            }
+            if begun.elapsed() > GOOD {
+                waits.reset();
+            }
+            if !self.pause(&mut waits).await {
+                return;
+            }
+        }
+    }
+
+    async fn pause(&self, waits: &mut Waits) -> bool {
+        tokio::select! {
+            () = tokio::time::sleep(waits.next_wait()) => true,
+            () = self.stop.cancelled() => false,
+        }
+    }
+
+    /// Consumes commands and what the broker parked.
+    pub async fn commands(
+        self,
+        health: Health,
+        intake: Intake,
+        lanes: Lanes,
+        sessions: watch::Sender<Option<Arc<Session>>>,
+    ) {
+        let component = health.component("commands");
+        let run = || async {
+            // A queue that was deleted meanwhile is declared again.
+            self.topology().await?;
+            let consuming = connect(&self.url, "roster commands").await?;
+            let replying = connect(&self.url, "roster replies").await?;
+            let session = Session::open(consuming, replying).await?;
+            sessions.send_replace(Some(Arc::clone(&session)));
+            component.ready();
+            let dead = self.named("dead");
+            let result = tokio::select! {
+                result = async { tokio::try_join!(
+                    intake.clone().run(&session),
+                    collect_parked(&session, &dead, &self.judge, &lanes, &self.stop),
+                ) } => result.map(|_| ()).map_err(Broken::from),
+                () = lost(|| session.connected()) => Err(Broken::Lost),
+            };
+            if result.is_ok() {
+                // Told to stop: what was begun is still to be answered and acknowledged.
+                session.settled().await;
+                session.close().await;
+            } else {
+                session.end();
+            }
+            result
+        };
+        self.supervise(component.clone(), run).await;
+    }
+
+    pub async fn queries(self, health: Health) {
+        let component = health.component("queries");
+        let run = || async {
+            self.topology().await?;
+            let connection = connect(&self.url, "roster queries").await?;
+            component.ready();
+            let queue = self.named("queries");
+            tokio::select! {
+                result = answer_queries(&connection, &queue, &self.judge, &self.tracker, &self.stop) => {
+                    Ok(result?)
+                }
+                () = lost(|| connection.status().connected()) => Err(Broken::Lost),
+            }
+        };
+        self.supervise(component.clone(), run).await;
+    }
+}
+
+/// Returns once a connection is seen to be gone.
+async fn lost(connected: impl Fn() -> bool) {
+    while connected() {
+        tokio::time::sleep(LOOK).await;
+    }
+}

@@ -1,0 +1,49 @@
+//! Connections to the broker: bounded in time, with a heartbeat, never recovered by lapin itself.
+//!
+//! lapin's recovery can hang for ever after a channel-level close, so whoever holds a connection starts over.
+
+use std::time::Duration;
+
+use lapin::uri::AMQPUri;
+use lapin::{Connection, ConnectionProperties};
+use thiserror::Error;
+
+/// For a connection to stand, and for a declaration to be answered.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Noticed within twice this: a broker that is gone without a word.
+const HEARTBEAT_SECONDS: u16 = 10;
+
+/// What went wrong with the broker. Holds no credentials.
+#[derive(Debug, Error)]
+pub enum BrokerError {
+    #[error("AMQP_URL cannot be read: {0}")]
+    Url(String),
+    #[error("RabbitMQ did not answer within {} s", PATIENCE.as_secs())]
+    Silent,
+    #[error("RabbitMQ: {0}")]
+    Lapin(#[from] lapin::Error),
+    #[error("{object} on the broker is not as Roster needs it: {why}")]
+    Mismatch { object: String, why: String },
+}
+
+/// Opens a connection that shows as `name` in the broker's lists.
+///
+/// # Errors
+/// [`BrokerError::Url`], [`BrokerError::Silent`] or what lapin says.
+pub async fn connect(url: &str, name: &str) -> Result<Connection, BrokerError> {
+    let mut uri: AMQPUri = url.parse().map_err(BrokerError::Url)?;
+    uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
+    let properties = ConnectionProperties::default().with_connection_name(name.into());
+    in_time(Connection::connect_uri(uri, properties)).await
+}
+
+/// Bounds a call to the broker in time.
+///
+/// # Errors
+/// [`BrokerError::Silent`] or what lapin says.
+pub async fn in_time<T>(call: impl Future<Output = lapin::Result<T>>) -> Result<T, BrokerError> {
+    match tokio::time::timeout(PATIENCE, call).await {
+        Ok(result) => Ok(result?),
+        Err(_) => Err(BrokerError::Silent),
+    }
+}

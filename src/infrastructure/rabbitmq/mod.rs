@@ -1,0 +1,9 @@
+//! The broker's side of the adapters: connections, topology and the events' publisher.
+
+mod connection;
+mod publisher;
+mod topology;
+
+pub use connection::{BrokerError, connect, in_time};
+pub use publisher::{EventPublisher, Sent};
+pub use topology::{Standing, Topology};

@@ -1,0 +1,92 @@
+//! Publishes events, each confirmed by the broker.
+
+use std::time::Duration;
+
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{BasicProperties, Channel, Confirmation, Connection};
+
+use super::connection::{BrokerError, in_time};
+use crate::application::dto::render;
+use crate::application::ports::NewEvent;
+
+/// For the broker to confirm one event.
+const CONFIRM_WITHIN: Duration = Duration::from_secs(10);
+const PERSISTENT: u8 = 2;
+
+/// A channel that carries events alone, so that nobody else's mistake closes it.
+#[derive(Debug)]
+pub struct EventPublisher {
+    channel: Channel,
+    exchange: ShortString,
+    source: String,
+    schema_base: String,
+}
+
+/// What became of an event that was published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sent {
+    Confirmed,
+    /// A subscriber's queue would not take it: to be sent again.
+    Refused,
+    /// Nobody knows: the channel is not to be used any more.
+    Unknown,
+}
+
+impl EventPublisher {
+    /// # Errors
+    /// [`BrokerError`]
+    pub async fn open(
+        connection: &Connection,
+        namespace: &str,
+        schema_base: &str,
+    ) -> Result<Self, BrokerError> {
+        let channel = in_time(connection.create_channel()).await?;
+        in_time(channel.confirm_select(ConfirmSelectOptions::default())).await?;
+        Ok(Self {
+            channel,
+            exchange: format!("{namespace}.events").into(),
+            source: format!("/{namespace}"),
+            schema_base: schema_base.to_owned(),
+        })
+    }
+
+    /// Hands an event to the broker; the future it gives tells what became of it.
+    ///
+    /// # Errors
+    /// [`BrokerError`], and then the channel is not to be used any more.
+    pub async fn publish(
+        &self,
+        event: &NewEvent,
+    ) -> Result<impl Future<Output = Sent> + Send + 'static, BrokerError> {
+        let mut properties = BasicProperties::default()
+            .with_content_type("application/cloudevents+json".into())
+            .with_delivery_mode(PERSISTENT)
+            .with_type(event.kind.into())
+            .with_message_id(event.id.to_string().into());
+        if let Some(parent) = &event.traceparent {
+            let mut headers = FieldTable::default();
+            headers.insert("traceparent".into(), AMQPValue::LongString(parent.as_str().into()));
+            if let Some(state) = &event.tracestate {
+                headers.insert("tracestate".into(), AMQPValue::LongString(state.as_str().into()));
+            }
+            properties = properties.with_headers(headers);
+        }
+        let body = render(event, &self.source, &self.schema_base);
+        let publish = self.channel.basic_publish(
+            self.exchange.clone(),
+            event.kind.into(),
+            BasicPublishOptions::default(),
+            body.as_bytes(),
+            properties,
+        );
+        let confirm = in_time(publish).await?;
+        Ok(async move {
+            match tokio::time::timeout(CONFIRM_WITHIN, confirm).await {
+                Ok(Ok(Confirmation::Ack(_))) => Sent::Confirmed,
+                Ok(Ok(Confirmation::Nack(_))) => Sent::Refused,
+                Ok(Ok(Confirmation::NotRequested) | Err(_)) | Err(_) => Sent::Unknown,
+            }
+        })
+    }
+}

@@ -1,0 +1,256 @@
+//! The relay: publishes what was committed, in order for each aggregate, confirmed, and then lets it go.
+//!
+//! Two events of one aggregate are never in flight together, so that a refusal cannot reorder them. One that a
+//! subscriber's full queue refuses holds back its own aggregate alone.
+
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
+use metrics::{counter, gauge};
+use thiserror::Error;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::rabbitmq::{BrokerError, EventPublisher, Sent};
+use crate::application::error::Failure;
+use crate::application::ports::{NewEvent, Outbox, OutboxLeader, Pending};
+use crate::failpoint;
+
+/// Events that are read and not yet confirmed, at most: more are left in the outbox.
+const WINDOW: usize = 4096;
+/// Batches read at a time.
+const READ: usize = 64;
+/// Batches whose rows are deleted in one go, while more are on their way.
+const DELETE: usize = 16;
+/// The leader's session is lost after 10 s without a call; also the slow poll.
+const HEARTBEAT: Duration = Duration::from_secs(2);
+/// Before a refused event is sent again, doubling from the first to the second.
+const REFUSED_AGAIN: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(10)];
+/// For what is in flight when it is time to stop.
+const LAST_CONFIRMS: Duration = Duration::from_secs(5);
+
+/// Why a relay's term ended.
+#[derive(Debug, Error)]
+pub enum TermEnd {
+    #[error("{0}")]
+    Store(#[from] Failure),
+    #[error("{0}")]
+    Broker(#[from] BrokerError),
+    #[error("an event was published and not confirmed in time")]
+    Unconfirmed,
+}
+
+/// Publishes until `stop` is cancelled, as the leader of the outbox.
+///
+/// # Errors
+/// [`TermEnd`]: the leader's session or the publisher's channel is not to be used any more. What was not
+/// confirmed is still in the outbox.
+pub async fn serve_term<O: Outbox>(
+    outbox: &O,
+    leader: &mut O::Leader,
+    publisher: &EventPublisher,
+    stop: &CancellationToken,
+) -> Result<(), TermEnd> {
+    let mut term = Term {
+        publisher,
+        subjects: HashMap::new(),
+        batches: HashMap::new(),
+        left: 0,
+        progress: FuturesUnordered::new(),
+        done: Vec::new(),
+    };
+    let mut heartbeat = tokio::time::interval(HEARTBEAT);
+    heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let mut read = false;
+        tokio::select! {
+            Some(progress) = term.progress.next() => term.advance(progress).await?,
+            () = outbox.committed(), if term.has_room() => read = true,
+            _ = heartbeat.tick() => {
+                // Even where there is no room to read, the session must be seen to live before the next publish.
+                leader.heartbeat().await?;
+                read = term.has_room();
+            }
+            () = stop.cancelled() => return term.wind_up(leader).await,
+        }
+        while let Some(Some(progress)) = term.progress.next().now_or_never() {
+            term.advance(progress).await?;
+        }
+        if term.done.len() >= DELETE || (term.left == 0 && !term.done.is_empty()) {
+            term.delete(leader).await?;
+            // There may be more than was read last.
+            read |= term.has_room();
+        }
+        if read {
+            term.read(leader).await?;
+        }
+    }
+}
+
+/// An event on its way. It keeps its whole batch alive.
+#[derive(Debug)]
+struct Outgoing {
+    batch: i64,
+    events: Arc<[NewEvent]>,
+    index: usize,
+    refusals: u32,
+}
+
+impl Outgoing {
+    fn event(&self) -> Option<&NewEvent> {
+        self.events.get(self.index)
+    }
+}
+
+enum Progress {
+    Sent(Outgoing, Sent),
+    /// Refused before, and due again.
+    Due(Outgoing),
+}
+
+struct Term<'a> {
+    publisher: &'a EventPublisher,
+    /// Aggregates with an event in flight, and their later events.
+    subjects: HashMap<Uuid, VecDeque<Outgoing>>,
+    /// How many events of each batch are not confirmed yet.
+    batches: HashMap<i64, usize>,
+    left: usize,
+    progress: FuturesUnordered<Pending<'static, Progress>>,
+    done: Vec<i64>,
+}
+
+impl Term<'_> {
+    fn has_room(&self) -> bool {
+        self.left < WINDOW
+    }
+
+    /// Takes up batches that were not seen before. There is no cursor: a batch with a lower id can commit later
+    /// than one with a higher, though never one that shares an aggregate with it.
+    async fn read<L: OutboxLeader>(&mut self, leader: &mut L) -> Result<(), TermEnd> {
+        let limit = u32::try_from(self.batches.len() + READ).unwrap_or(u32::MAX);
+        for batch in leader.pending(0, limit).await? {
+            let Entry::Vacant(entry) = self.batches.entry(batch.id) else { continue };
+            entry.insert(batch.events.len());
+            self.left += batch.events.len();
+            let mut order: Vec<usize> = (0..batch.events.len()).collect();
+            if failpoint::bug("relay_out_of_order") {
+                order.reverse();
+            }
+            for index in order {
+                let events = Arc::clone(&batch.events);
+                self.enqueue(Outgoing { batch: batch.id, events, index, refusals: 0 }).await?;
+            }
+            if batch.events.is_empty() {
+                self.finish(batch.id);
+            }
+        }
+        Ok(())
+    }
+
+    async fn enqueue(&mut self, outgoing: Outgoing) -> Result<(), TermEnd> {
+        let Some(subject) = outgoing.event().map(|event| event.subject) else { return Ok(()) };
+        match self.subjects.entry(subject) {
+            Entry::Occupied(mut waiting) => {
+                waiting.get_mut().push_back(outgoing);
+                Ok(())
+            }
+            Entry::Vacant(entry) => {
+                entry.insert(VecDeque::new());
+                self.publish(outgoing).await
+            }
+        }
+    }
+
+    async fn publish(&mut self, outgoing: Outgoing) -> Result<(), TermEnd> {
+        let Some(event) = outgoing.event() else { return Ok(()) };
+        let confirm = self.publisher.publish(event).await?;
+        failpoint::hit("relay_after_publish");
+        self.progress.push(Box::pin(async move { Progress::Sent(outgoing, confirm.await) }));
+        Ok(())
+    }
+
+    async fn advance(&mut self, progress: Progress) -> Result<(), TermEnd> {
+        match progress {
+            Progress::Due(outgoing) => self.publish(outgoing).await,
+            Progress::Sent(_, Sent::Unknown) => Err(TermEnd::Unconfirmed),
+            Progress::Sent(outgoing, Sent::Refused) => {
+                self.refused(outgoing);
+                Ok(())
+            }
+            Progress::Sent(outgoing, Sent::Confirmed) => {
+                failpoint::hit("relay_after_confirm");
+                counter!("roster_events_published_total").increment(1);
+                self.confirmed(outgoing).await
+            }
+        }
+    }
+
+    fn refused(&mut self, mut outgoing: Outgoing) {
+        let [first, last] = REFUSED_AGAIN;
+        let wait = first.saturating_mul(1 << outgoing.refusals.min(10)).min(last);
+        outgoing.refusals += 1;
+        if let Some(event) = outgoing.event() {
+            counter!("roster_events_refused_total").increment(1);
+            tracing::warn!(
+                routing_key = %event.kind,
+                refusals = outgoing.refusals,
+                "the broker refused an event: some subscriber's queue is full; it will be sent again"
+            );
+        }
+        self.progress.push(Box::pin(async move {
+            tokio::time::sleep(wait).await;
+            Progress::Due(outgoing)
+        }));
+    }
+
+    async fn confirmed(&mut self, outgoing: Outgoing) -> Result<(), TermEnd> {
+        let subject = outgoing.event().map(|event| event.subject);
+        self.left = self.left.saturating_sub(1);
+        if let Some(left) = self.batches.get_mut(&outgoing.batch) {
+            *left = left.saturating_sub(1);
+            if *left == 0 {
+                self.finish(outgoing.batch);
+            }
+        }
+        let Some(subject) = subject else { return Ok(()) };
+        match self.subjects.get_mut(&subject).and_then(VecDeque::pop_front) {
+            Some(next) => self.publish(next).await,
+            None => {
+                self.subjects.remove(&subject);
+                Ok(())
+            }
+        }
+    }
+
+    /// The batch stays known until its row is gone, so that it is not read again.
+    fn finish(&mut self, batch: i64) {
+        self.done.push(batch);
+    }
+
+    async fn delete<L: OutboxLeader>(&mut self, leader: &mut L) -> Result<(), TermEnd> {
+        leader.done(&self.done).await?;
+        failpoint::hit("relay_after_delete");
+        for batch in self.done.drain(..) {
+            self.batches.remove(&batch);
+        }
+        gauge!("roster_relay_in_flight").set(f64::from(u32::try_from(self.left).unwrap_or(u32::MAX)));
+        Ok(())
+    }
+
+    /// Waits for the confirms that are on their way, and lets go of what is done.
+    async fn wind_up<L: OutboxLeader>(mut self, leader: &mut L) -> Result<(), TermEnd> {
+        let last = tokio::time::sleep(LAST_CONFIRMS);
+        tokio::pin!(last);
+        while self.left > 0 {
+            tokio::select! {
+                Some(progress) = self.progress.next() => self.advance(progress).await?,
+                () = &mut last => break,
+            }
+        }
+        if self.done.is_empty() { Ok(()) } else { self.delete(leader).await }
+    }
+}

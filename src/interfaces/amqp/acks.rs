@@ -1,0 +1,130 @@
+//! Acknowledges deliveries: in runs where every earlier one is settled, alone where not.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lapin::Channel;
+use lapin::options::BasicAckOptions;
+use parking_lot::Mutex;
+
+/// How long a settled delivery waits for earlier ones before it is acknowledged alone.
+const WAIT_FOR_EARLIER: Duration = Duration::from_millis(50);
+
+/// The acknowledgements of one channel. One frame with `multiple` covers a run of tags that are all settled;
+/// it never covers one that is not.
+#[derive(Debug, Clone)]
+pub(super) struct Acks {
+    channel: Channel,
+    runs: Arc<Mutex<Runs>>,
+}
+
+#[derive(Debug)]
+struct Runs {
+    /// Every tag below it is acknowledged.
+    next: u64,
+    /// Settled, but behind a gap, and not acknowledged yet.
+    early: BTreeSet<u64>,
+    /// Acknowledged alone, behind a gap.
+    alone: BTreeSet<u64>,
+    sweeping: bool,
+}
+
+impl Default for Runs {
+    fn default() -> Self {
+        // The broker counts a channel's deliveries from 1.
+        Self { next: 1, early: BTreeSet::new(), alone: BTreeSet::new(), sweeping: false }
+    }
+}
+
+impl Runs {
+    /// Takes tags that are settled; the last tag of the run from `next` on, if it grew.
+    fn settle(&mut self, tags: impl IntoIterator<Item = u64>) -> Option<u64> {
+        self.early.extend(tags.into_iter().filter(|tag| *tag >= self.next));
+        let before = self.next;
+        let mut covers_new = false;
+        loop {
+            if self.early.remove(&self.next) {
+                covers_new = true;
+            } else if !self.alone.remove(&self.next) {
+                break;
+            }
+            self.next += 1;
+        }
+        (covers_new && self.next > before).then(|| self.next - 1)
+    }
+
+    fn sweep(&mut self) -> Vec<u64> {
+        let tags: Vec<u64> = std::mem::take(&mut self.early).into_iter().collect();
+        self.alone.extend(&tags);
+        tags
+    }
+}
+
+impl Acks {
+    pub fn new(channel: Channel) -> Self {
+        Self { channel, runs: Arc::default() }
+    }
+
+    /// Acknowledges deliveries that are settled. An ack that cannot be sent is a redelivery to come, which the
+    /// inbox answers.
+    pub async fn settle(&self, tags: Vec<u64>) {
+        let (run, sweep) = {
+            let mut runs = self.runs.lock();
+            let run = runs.settle(tags);
+            let sweep = !runs.early.is_empty() && !runs.sweeping;
+            runs.sweeping |= sweep;
+            (run, sweep)
+        };
+        if sweep {
+            let acks = self.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(WAIT_FOR_EARLIER).await;
+                let tags = {
+                    let mut runs = acks.runs.lock();
+                    runs.sweeping = false;
+                    runs.sweep()
+                };
+                for tag in tags {
+                    acks.ack(tag, false).await;
+                }
+            });
+        }
+        if let Some(tag) = run {
+            self.ack(tag, true).await;
+        }
+    }
+
+    async fn ack(&self, tag: u64, multiple: bool) {
+        if let Err(error) = self.channel.basic_ack(tag, BasicAckOptions { multiple }).await {
+            tracing::debug!(%error, "an ack could not be sent; its message will come again");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_never_covers_what_is_not_settled() {
+        let mut runs = Runs::default();
+        assert_eq!(runs.settle([2, 3]), None);
+        assert_eq!(runs.settle([1]), Some(3));
+        assert_eq!(runs.settle([5]), None);
+        assert_eq!(runs.sweep(), [5]);
+        assert_eq!(runs.settle([6]), None);
+        assert_eq!(runs.settle([4]), Some(6));
+        assert_eq!(runs.settle([7]), Some(7));
+    }
+
+    #[test]
+    fn what_was_acknowledged_alone_is_not_acknowledged_again() {
+        let mut runs = Runs::default();
+        runs.settle([2]);
+        assert_eq!(runs.sweep(), [2]);
+        assert_eq!(runs.settle([2]), None);
+        assert_eq!(runs.settle([1]), Some(2));
+        assert!(runs.early.is_empty() && runs.alone.is_empty());
+    }
+}

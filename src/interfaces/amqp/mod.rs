@@ -1,0 +1,18 @@
+//! Commands and queries in, replies and acknowledgements out.
+
+mod acks;
+mod intake;
+mod lanes;
+mod parked;
+mod queries;
+mod replies;
+mod session;
+mod settle;
+mod wire;
+
+pub use intake::{Flow, Intake};
+pub use lanes::{Gate, Lanes, LanesConfig};
+pub use parked::collect_parked;
+pub use queries::answer_queries;
+pub use session::{Session, SessionError};
+pub use settle::Forget;

@@ -1,0 +1,87 @@
+//! Answers queries: on a connection of their own, many at a time, at most once.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures_util::StreamExt;
+use lapin::message::Delivery;
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::types::FieldTable;
+use lapin::{Channel, Connection};
+use metrics::{counter, histogram};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::replies::{Outgoing, publish_on};
+use super::session::SessionError;
+use super::wire::{self, reply_properties};
+use crate::application::decide::error_body;
+use crate::application::error::Code;
+use crate::application::judge::Judge;
+use crate::application::message::Trace;
+
+/// How many queries are answered at a time.
+const PREFETCH: u16 = 256;
+
+/// Consumes `queue` until `stop` is cancelled or the connection breaks.
+///
+/// # Errors
+/// [`SessionError`]: the connection is to be opened anew.
+pub async fn answer_queries(
+    connection: &Connection,
+    queue: &str,
+    judge: &Arc<Judge>,
+    tracker: &TaskTracker,
+    stop: &CancellationToken,
+) -> Result<(), SessionError> {
+    let channel = connection.create_channel().await?;
+    // A reply that closes its channel must not take the consumer along.
+    let answers = connection.create_channel().await?;
+    channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
+    let mut consumer = channel
+        .basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default())
+        .await?;
+    loop {
+        let delivery = tokio::select! {
+            delivery = consumer.next() => match delivery {
+                Some(delivery) => delivery?,
+                None => return Err(SessionError::Cancelled(queue.to_owned())),
+            },
+            () = stop.cancelled() => return Ok(()),
+        };
+        if !answers.status().connected() {
+            return Err(SessionError::Cancelled(queue.to_owned()));
+        }
+        let (channel, answers, judge) = (channel.clone(), answers.clone(), Arc::clone(judge));
+        tracker.spawn(async move { answer(delivery, &channel, &answers, &judge).await });
+    }
+}
+
+async fn answer(mut delivery: Delivery, channel: &Channel, answers: &Channel, judge: &Judge) {
+    let received = Instant::now();
+    let tag = delivery.delivery_tag;
+    let raw = wire::raw(&mut delivery);
+    let answered = judge.query(&raw).await;
+    let code = match &answered {
+        None => "NOBODY_ASKED",
+        Some(answered) => answered.code().map_or("", Code::as_str),
+    };
+    counter!("roster_queries_total", "code" => code).increment(1);
+    if let Some(answered) = answered {
+        if let Some(failure) = &answered.failure {
+            tracing::warn!(message.r#type = raw.properties.kind, failure, "a query failed");
+        }
+        let body = answered.body.unwrap_or_else(|refusal| error_body(&refusal));
+        let correlation_id =
+            raw.properties.correlation_id.as_deref().or(raw.properties.message_id.as_deref());
+        let properties = reply_properties(correlation_id, &Trace::read(&raw.properties), false);
+        let outgoing = Outgoing { reply_to: answered.reply_to, properties, body };
+        if let Err(error) = publish_on(answers, &outgoing).await {
+            tracing::warn!(%error, "an answer could not be published");
+        }
+    }
+    histogram!("roster_query_seconds").record(received.elapsed());
+    if let Err(error) = channel.basic_ack(tag, BasicAckOptions::default()).await {
+        tracing::debug!(%error, "a query could not be acknowledged");
+    }
+}

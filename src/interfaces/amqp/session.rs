@@ -1,0 +1,124 @@
+//! One stay at the broker: what is consumed, acknowledged and replied on the same connections.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use lapin::{Channel, Connection};
+use thiserror::Error;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::acks::Acks;
+use super::replies::Replies;
+
+/// Why a session ended. The supervisor starts the next.
+#[derive(Debug, Error)]
+pub enum SessionError {
+    #[error("{0}")]
+    Lapin(#[from] lapin::Error),
+    #[error("the broker cancelled the consumer of {0}")]
+    Cancelled(String),
+    #[error("the broker keeps the connection blocked")]
+    Blocked,
+}
+
+/// Consumes and acknowledges on one connection and replies on another: a blocked connection stops acks too.
+#[derive(Debug)]
+pub struct Session {
+    /// Kept, because the connection closes when it is dropped.
+    consuming: Connection,
+    pub(super) replies: Replies,
+    over: CancellationToken,
+    pub(super) in_flight: Arc<InFlight>,
+}
+
+impl Session {
+    /// # Errors
+    /// [`SessionError`]
+    pub async fn open(consuming: Connection, replying: Connection) -> Result<Arc<Self>, SessionError> {
+        let replies = Replies::open(replying).await?;
+        Ok(Arc::new(Self { consuming, replies, over: CancellationToken::new(), in_flight: Arc::default() }))
+    }
+
+    /// A channel to consume on.
+    ///
+    /// # Errors
+    /// [`SessionError`]
+    pub async fn channel(&self) -> Result<Channel, SessionError> {
+        Ok(self.consuming.create_channel().await?)
+    }
+
+    /// Marks the end: what it delivered and nobody began is left to the broker to deliver again.
+    pub fn end(&self) {
+        self.over.cancel();
+    }
+
+    /// Closes both connections.
+    pub async fn close(&self) {
+        self.end();
+        // Errors are those of a connection that is gone already.
+        drop(self.consuming.close(200, "done".into()).await);
+    }
+
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.over.is_cancelled()
+    }
+
+    /// Whether both connections stand.
+    #[must_use]
+    pub fn connected(&self) -> bool {
+        self.consuming.status().connected() && self.replies.connected()
+    }
+
+    /// Waits until nothing delivered is unsettled.
+    pub async fn settled(&self) {
+        self.in_flight.none().await;
+    }
+}
+
+/// Counts what was delivered and is not settled.
+#[derive(Debug, Default)]
+pub(super) struct InFlight {
+    count: AtomicUsize,
+    changed: Notify,
+}
+
+impl InFlight {
+    async fn none(&self) {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if self.count.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
+/// A delivery to be settled. Dropped unsettled, it is left to the broker to deliver again.
+#[derive(Debug)]
+pub(super) struct Ticket {
+    pub session: Arc<Session>,
+    pub acks: Acks,
+    pub tag: u64,
+    in_flight: Arc<InFlight>,
+}
+
+impl Ticket {
+    pub fn new(session: &Arc<Session>, acks: &Acks, tag: u64) -> Self {
+        let in_flight = Arc::clone(&session.in_flight);
+        in_flight.count.fetch_add(1, Ordering::AcqRel);
+        Self { session: Arc::clone(session), acks: acks.clone(), tag, in_flight }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if self.in_flight.count.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.in_flight.changed.notify_waiters();
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Settles what a batch decided: reply, confirm, acknowledge, log; in this order.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics::{counter, histogram};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::task::TaskTracker;
+
+use super::lanes::Item;
+use super::replies::Outgoing;
+use super::session::Session;
+use super::wire::reply_properties;
+use crate::application::batch::internal_error;
+use crate::application::task::Outcome;
+use crate::failpoint;
+
+/// How many batches of one lane may wait for their replies' confirms while the next ones run.
+const BATCHES_SETTLING: usize = 8;
+/// How long the answer of a kept command waits for a broker to send it to.
+const WAIT_FOR_BROKER: Duration = Duration::from_secs(30);
+
+/// Deletes the row of a kept command once its answer is on its way.
+pub trait Forget: Send + Sync + 'static {
+    fn forget(&self, ids: Vec<uuid::Uuid>) -> impl Future<Output = ()> + Send;
+}
+
+/// A command whose transaction has committed.
+#[derive(Debug)]
+pub(super) struct Settled {
+    pub item: Item,
+    pub outcome: Outcome,
+}
+
+#[derive(Debug)]
+pub(super) struct Settler<F> {
+    sessions: watch::Receiver<Option<Arc<Session>>>,
+    forget: Arc<F>,
+    tracker: TaskTracker,
+    permits: Arc<Semaphore>,
+}
+
+impl<F: Forget> Settler<F> {
+    pub fn new(
+        sessions: watch::Receiver<Option<Arc<Session>>>,
+        forget: Arc<F>,
+        tracker: TaskTracker,
+    ) -> Self {
+        Self { sessions, forget, tracker, permits: Arc::new(Semaphore::new(BATCHES_SETTLING)) }
+    }
+
+    /// Hands a batch on; returns once there is room to, so that the lane can go on.
+    pub async fn settle(&self, settled: Vec<Settled>) {
+        // The semaphore is never closed.
+        let permit = Arc::clone(&self.permits).acquire_owned().await.ok();
+        let (sessions, forget) = (self.sessions.clone(), Arc::clone(&self.forget));
+        self.tracker.spawn(async move {
+            finish(settled, sessions, &*forget).await;
+            drop(permit);
+        });
+    }
+}
+
+async fn finish<F: Forget>(
+    settled: Vec<Settled>,
+    sessions: watch::Receiver<Option<Arc<Session>>>,
+    forget: &F,
+) {
+    let mut delivered = Vec::with_capacity(settled.len());
+    let mut kept = Vec::new();
+    for one in settled {
+        if one.item.ticket.is_some() { delivered.push(one) } else { kept.push(one) }
+    }
+    // A lane's batch can mix the deliveries of a session that is over with those of the next.
+    while let Some(session) =
+        delivered.iter().find_map(|one| one.item.ticket.as_ref().map(|ticket| Arc::clone(&ticket.session)))
+    {
+        let (mine, others): (Vec<_>, Vec<_>) = delivered.into_iter().partition(|one| {
+            one.item.ticket.as_ref().is_some_and(|ticket| Arc::ptr_eq(&ticket.session, &session))
+        });
+        delivered = others;
+        finish_delivered(&session, mine).await;
+    }
+    if !kept.is_empty() {
+        finish_kept(kept, sessions, forget).await;
+    }
+}
+
+async fn finish_delivered(session: &Session, settled: Vec<Settled>) {
+    if failpoint::bug("ack_before_reply") {
+        acknowledge(&settled).await;
+    }
+    failpoint::hit("before_reply");
+    session.replies.send(settled.iter().filter_map(reply).collect()).await;
+    failpoint::hit("after_reply");
+    acknowledge(&settled).await;
+    failpoint::hit("after_ack");
+    for one in &settled {
+        tell(one);
+    }
+}
+
+async fn acknowledge(settled: &[Settled]) {
+    let tags = settled.iter().filter_map(|one| one.item.ticket.as_ref()).map(|ticket| ticket.tag).collect();
+    if let Some(ticket) = settled.iter().find_map(|one| one.item.ticket.as_ref()) {
+        ticket.acks.settle(tags).await;
+    }
+}
+
+/// The answers of kept commands go out by whatever session there is; then their rows go.
+async fn finish_kept<F: Forget>(
+    settled: Vec<Settled>,
+    mut sessions: watch::Receiver<Option<Arc<Session>>>,
+    forget: &F,
+) {
+    let replies: Vec<Outgoing> = settled.iter().filter_map(reply).collect();
+    if !replies.is_empty() {
+        let session = tokio::time::timeout(
+            WAIT_FOR_BROKER,
+            sessions.wait_for(|session| session.as_ref().is_some_and(|session| !session.is_over())),
+        );
+        let Some(session) = session.await.ok().and_then(Result::ok).and_then(|session| session.clone())
+        else {
+            // The rows stay, are due again in a minute, and then find the stored answers.
+            return;
+        };
+        failpoint::hit("before_reply");
+        session.replies.send(replies).await;
+    }
+    let done = settled
+        .iter()
+        .filter(|one| matches!(one.outcome, Outcome::Answered { .. }))
+        .filter_map(|one| one.item.task.kept.as_ref().map(|kept| kept.id))
+        .collect();
+    forget.forget(done).await;
+    for one in &settled {
+        tell(one);
+    }
+}
+
+fn reply(settled: &Settled) -> Option<Outgoing> {
+    let task = &settled.item.task;
+    let (body, replayed) = match &settled.outcome {
+        Outcome::Answered { body, replayed, .. } => (Arc::clone(body), *replayed),
+        Outcome::Dead { body, .. } => (Arc::clone(body), false),
+        Outcome::AlreadyKept { dead: true } => (internal_error(), false),
+        Outcome::AlreadyKept { dead: false } | Outcome::Kept { .. } | Outcome::Stale => return None,
+    };
+    let message_id = task.key.map(|key| key.message_id.to_string());
+    let raw_id = task.original.properties.message_id.as_deref();
+    let correlation_id = task.correlation_id.as_deref().or(message_id.as_deref()).or(raw_id);
+    Some(Outgoing {
+        reply_to: task.reply_to.clone()?,
+        properties: reply_properties(correlation_id, &task.trace, replayed),
+        body,
+    })
+}
+
+/// The one event per message that goes to the log, and its metrics.
+fn tell(settled: &Settled) {
+    let task = &settled.item.task;
+    let duration = settled.item.received.elapsed();
+    let (outcome, code) = match &settled.outcome {
+        Outcome::Answered { code: None, replayed: false, .. } => ("done", None),
+        Outcome::Answered { code, replayed: true, .. } => ("replayed", *code),
+        Outcome::Answered { code, .. } => ("refused", *code),
+        Outcome::Kept { .. } => ("kept", None),
+        Outcome::Dead { code, .. } => ("dead", Some(*code)),
+        Outcome::AlreadyKept { .. } => ("already_kept", None),
+        Outcome::Stale => ("stale", None),
+    };
+    let code = code.map_or("", |code| code.as_str());
+    let attempt = task.kept.as_ref().map_or(0, |kept| kept.attempts) + 1;
+    // What a stranger calls its message is no label: there is no end to the names.
+    let kind = match &task.work {
+        crate::application::task::Work::Run(command) => command.name(),
+        _ => "other",
+    };
+    counter!("roster_commands_total", "type" => kind, "outcome" => outcome).increment(1);
+    histogram!("roster_command_seconds").record(duration);
+    let id = task.key.map(|key| tracing::field::display(key.message_id));
+    let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    match &settled.outcome {
+        Outcome::Dead { reason, .. } => tracing::warn!(
+            message.r#type = kind,
+            message.id = id,
+            outcome,
+            code,
+            attempt,
+            duration_ms,
+            reason = reason.as_str(),
+            "a command became a dead letter"
+        ),
+        Outcome::Kept { .. } => tracing::warn!(
+            message.r#type = kind,
+            message.id = id,
+            outcome,
+            attempt,
+            duration_ms,
+            "a command failed and will be tried again"
+        ),
+        // At full rate a line per success would cost more than the success.
+        _ => tracing::debug!(
+            message.r#type = kind,
+            message.id = id,
+            outcome,
+            code,
+            attempt,
+            duration_ms,
+            "command"
+        ),
+    }
+}
