@@ -85,7 +85,7 @@ enum Arrival {
     },
     Prepared {
         place: u64,
-        item: Item,
+        item: Box<Item>,
     },
 }
 
