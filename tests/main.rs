@@ -18,6 +18,7 @@ mod commands;
 mod crashes;
 mod envelope;
 mod events;
+mod examples;
 mod inbox;
 mod layers;
 mod network;
