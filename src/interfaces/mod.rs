@@ -1,4 +1,5 @@
 //! How Roster is spoken to.
 
 pub mod amqp;
+pub mod cli;
 pub mod http;
