@@ -6,6 +6,7 @@ pub mod client;
 pub mod config;
 pub mod domain;
 pub mod failpoint;
+pub mod infrastructure;
 pub mod interfaces;
 pub mod lifecycle;
 pub mod metrics;

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::message::{MessageKey, Properties};
+use super::message::{Fingerprint, MessageKey, Properties};
 
 /// Why a command is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -63,6 +63,8 @@ impl KeptReason {
 pub struct KeptCommand {
     /// The row's own id; messages without a usable id have one too.
     pub id: Uuid,
+    /// One row per message: keeping another row with the same key renews the row that is there. `None` where the
+    /// id cannot be used; a `MessageIdReused` row is stored without it, for the key is the other message's.
     pub key: Option<MessageKey>,
     /// As [`Actor`](super::actor::Actor) displays itself.
     pub actor: String,
@@ -71,6 +73,8 @@ pub struct KeptCommand {
     pub properties: Properties,
     /// Sealed by the [`Vault`](super::ports::Vault), with the row's id as context.
     pub sealed_body: Vec<u8>,
+    /// Of the body.
+    pub fingerprint: Fingerprint,
     pub reason: KeptReason,
     /// How often it was run so far.
     pub attempts: u32,

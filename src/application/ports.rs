@@ -1,8 +1,10 @@
 //! What the application needs from outside, as traits. Adapters stand in `infrastructure`.
 
+use std::borrow::Cow;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
@@ -100,8 +102,8 @@ pub struct NewEvent {
     pub id: uuid::Uuid,
     pub subject: uuid::Uuid,
     pub sequence: i64,
-    /// `user.created.v1`
-    pub kind: &'static str,
+    /// `user.created.v1`; owned where it was read back, for a newer worker may have written it.
+    pub kind: Cow<'static, str>,
     /// A JSON object.
     pub data: String,
     pub occurred_at: DateTime<Utc>,
@@ -193,4 +195,59 @@ pub trait FailedCommands: Send + Sync {
     fn due(&self, limit: u32) -> impl Future<Output = Result<Vec<KeptCommand>, Failure>> + Send;
     /// Gives up or puts off one whose batch never came to a verdict.
     fn judge(&self, id: uuid::Uuid, verdict: &Verdict) -> impl Future<Output = Result<(), Failure>> + Send;
+    /// Deletes those that are done.
+    fn forget(&self, ids: &[uuid::Uuid]) -> impl Future<Output = Result<(), Failure>> + Send;
+}
+
+/// The committed batches whose events are not published yet (DESIGN.md §4).
+pub trait Outbox: Send + Sync + 'static {
+    type Leader: OutboxLeader;
+
+    /// Becomes the one relay of this database, or `None` where another process is it.
+    ///
+    /// # Errors
+    /// A [`Failure`] of the store.
+    fn lead(&self) -> impl Future<Output = Result<Option<Self::Leader>, Failure>> + Send;
+
+    /// Waits until a batch with events has been committed since the last call, here or, for a leader, anywhere.
+    /// May return for nothing, and may miss another process's: poll as well.
+    fn committed(&self) -> impl Future<Output = ()> + Send;
+
+    fn backlog(&self) -> impl Future<Output = Result<Backlog, Failure>> + Send;
+}
+
+/// The right to publish, as long as its session lives: after an error, publish nothing and drop it.
+/// It loses its session after 10 s without a call.
+pub trait OutboxLeader: Send {
+    /// Batches with a higher id than `after`, in the order of their ids. A lower id may still turn up later
+    /// (never one that shares an aggregate with a higher one seen before): begin again at 0 from time to time.
+    fn pending(
+        &mut self,
+        after: i64,
+        limit: u32,
+    ) -> impl Future<Output = Result<Vec<CommittedBatch>, Failure>> + Send;
+
+    /// All events of these batches are published.
+    fn done(&mut self, batches: &[i64]) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Keeps the session alive, and tells whether it is: to be called every 2 s if nothing else is.
+    fn heartbeat(&mut self) -> impl Future<Output = Result<(), Failure>> + Send;
+}
+
+/// A batch to be published, its events in the order in which they were recorded.
+#[derive(Debug, Clone)]
+pub struct CommittedBatch {
+    pub id: i64,
+    pub events: Arc<[NewEvent]>,
+}
+
+/// How far publishing lags behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Backlog {
+    pub batches: i64,
+    pub events: i64,
+    /// Of the oldest batch; zero where there is none.
+    pub oldest: Duration,
+    /// The oldest transaction's age: while it lasts, dead outbox rows cannot be vacuumed.
+    pub oldest_transaction: Duration,
 }

@@ -4,6 +4,6 @@ mod event;
 mod reply;
 mod user;
 
-pub use event::{EventPage, EventView, describe};
+pub use event::{EventPage, EventView, describe, render};
 pub use reply::{ErrorReply, Reply};
 pub use user::{PageMeta, UserView};

@@ -7,7 +7,7 @@ mod list_users;
 pub use get_user::GetUser;
 pub use get_user::UserKey;
 pub use list_events::{EventFilter, ListEvents};
-pub use list_users::{Cursor, ListUsers, Order, Sort, UserFilter, Window};
+pub use list_users::{Cursor, ListUsers, Order, Sort, SortKey, UserFilter, Window};
 
 use std::sync::Arc;
 

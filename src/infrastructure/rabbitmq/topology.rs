@@ -163,7 +163,8 @@ async fn declare(
 ) -> Result<Option<(u32, u32)>, BrokerError> {
     match object {
         Object::Exchange { name, kind } => {
-            let options = ExchangeDeclareOptions { passive, durable: true, ..ExchangeDeclareOptions::default() };
+            let options =
+                ExchangeDeclareOptions { passive, durable: true, ..ExchangeDeclareOptions::default() };
             in_time(channel.exchange_declare(name.into(), kind, options, FieldTable::default())).await?;
             Ok(None)
         }

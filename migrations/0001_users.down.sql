@@ -1,0 +1,2 @@
+-- The extension stays: others may use it.
+drop table users;

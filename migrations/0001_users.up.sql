@@ -1,0 +1,26 @@
+-- The state of the user accounts. Deleted users stay, so that their ids are never given away again.
+create extension if not exists pg_trgm;
+
+create table users (
+    id uuid primary key,
+    -- Sorted by code point, whatever locale the cluster has: an index must outlive an upgrade of its libraries.
+    email text collate "C" not null,
+    name text collate "C" not null,
+    role text not null constraint users_role check (role in ('user', 'admin')),
+    password_hash text not null,
+    version bigint not null,
+    created_at timestamptz not null,
+    updated_at timestamptz not null,
+    deleted_at timestamptz
+) with (fillfactor = 90);
+
+create unique index users_email on users (email) where deleted_at is null;
+create index users_created_at on users (created_at, id) where deleted_at is null;
+create index users_updated_at on users (updated_at, id) where deleted_at is null;
+create index users_name on users (name, id) where deleted_at is null;
+create index users_admins on users (created_at, id) where deleted_at is null and role = 'admin';
+-- No name, no address and no search holds a line break, so nothing is found across the two.
+create index users_search on users
+    using gin ((lower(name collate "und-x-icu") || chr(10) || email) gin_trgm_ops)
+    with (gin_pending_list_limit = 512)
+    where deleted_at is null;

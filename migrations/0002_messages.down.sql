@@ -1,0 +1,2 @@
+drop table failed_commands;
+drop table inbox;

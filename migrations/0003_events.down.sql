@@ -1,0 +1,3 @@
+drop table outbox;
+drop table events;
+drop sequence batch_ids;

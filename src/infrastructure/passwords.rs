@@ -1,0 +1,196 @@
+//! Password hashes: argon2id, on as many blocking threads as there are cores.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use argon2::password_hash::phc::{Output, PasswordHash as Phc, Salt};
+use argon2::{ARGON2ID_IDENT, Algorithm, Argon2, Block, Params, Version};
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+
+use crate::application::error::{Failure, FailureKind};
+use crate::application::password::Password;
+use crate::application::ports::{Passwords, Pending};
+use crate::domain::PasswordHash;
+
+/// How long a hash's memory is kept for the next one: mapping it anew costs 15 %.
+const WARM: Duration = Duration::from_secs(1);
+
+/// argon2id with m = 19 MiB, t = 2, p = 1.
+#[derive(Debug)]
+pub struct Argon2Passwords {
+    turns: Arc<Semaphore>,
+    memory: Arc<Memory>,
+}
+
+impl Default for Argon2Passwords {
+    fn default() -> Self {
+        Self::new(std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
+    }
+}
+
+impl Argon2Passwords {
+    /// At most `threads` hashes at a time; the others wait in the order they came.
+    #[must_use]
+    pub fn new(threads: usize) -> Self {
+        Self { turns: Arc::new(Semaphore::new(threads)), memory: Arc::default() }
+    }
+
+    /// A hash that nobody began to wait for is not computed; one that was begun is finished.
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Memory) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let gone = |_| failure("the password threads have ended");
+        let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(|_| failure("no more turns"))?;
+        let memory = Arc::clone(&self.memory);
+        let result = tokio::task::spawn_blocking(move || {
+            let result = work(&memory);
+            drop(turn);
+            result
+        })
+        .await
+        .map_err(gone)?;
+        if self.memory.warms_up() {
+            let memory = Arc::clone(&self.memory);
+            tokio::spawn(async move {
+                while memory.cool_down() {
+                    tokio::time::sleep(WARM).await;
+                }
+            });
+        }
+        result
+    }
+}
+
+impl Passwords for Argon2Passwords {
+    fn hash<'a>(&'a self, password: &'a Password) -> Pending<'a, Result<PasswordHash, Failure>> {
+        let password = password.clone();
+        Box::pin(self.run(move |memory| hash(&password, memory)))
+    }
+
+    fn verify<'a>(
+        &'a self,
+        password: &'a Password,
+        hash: &'a PasswordHash,
+    ) -> Pending<'a, Result<bool, Failure>> {
+        let (password, hash) = (password.clone(), hash.clone());
+        Box::pin(self.run(move |memory| verify(&password, &hash, memory)))
+    }
+}
+
+fn hash(password: &Password, memory: &Memory) -> Result<PasswordHash, Failure> {
+    let salt = Salt::generate();
+    let mut output = [0; Params::DEFAULT_OUTPUT_LEN];
+    compute(&Params::DEFAULT, password, &salt, &mut output, memory)?;
+    let phc = Phc {
+        algorithm: ARGON2ID_IDENT,
+        version: Some(Version::V0x13.into()),
+        params: Params::DEFAULT.try_into().map_err(|_| failure("the parameters do not fit"))?,
+        salt: Some(salt),
+        hash: Some(Output::new(&output).map_err(|_| failure("the hash does not fit"))?),
+    };
+    Ok(PasswordHash::new(phc.to_string()))
+}
+
+/// With the parameters of the hash, which may be older than ours.
+fn verify(password: &Password, hash: &PasswordHash, memory: &Memory) -> Result<bool, Failure> {
+    let unfit = || failure("a stored password hash cannot be read");
+    let phc = Phc::new(hash.expose()).map_err(|_| unfit())?;
+    let (ARGON2ID_IDENT, Some(salt), Some(expected)) = (phc.algorithm, &phc.salt, &phc.hash) else {
+        return Err(failure("a stored password hash is of another kind"));
+    };
+    let params = Params::try_from(&phc).map_err(|_| unfit())?;
+    let mut output = vec![0; expected.len()];
+    compute(&params, password, salt, &mut output, memory)?;
+    // Compares in constant time.
+    Ok(Output::new(&output).is_ok_and(|output| output == *expected))
+}
+
+fn compute(
+    params: &Params,
+    password: &Password,
+    salt: &Salt,
+    output: &mut [u8],
+    memory: &Memory,
+) -> Result<(), Failure> {
+    let mut blocks = memory.take(params.block_count());
+    let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params.clone());
+    let result =
+        argon2.hash_password_into_with_memory(password.expose().as_bytes(), salt, output, &mut blocks);
+    memory.give_back(blocks);
+    result.map_err(|_| failure("a password cannot be hashed"))
+}
+
+/// The working memory of hashes, kept from one to the next while they follow each other closely.
+#[derive(Debug, Default)]
+struct Memory(Mutex<Free>);
+
+#[derive(Default)]
+struct Free {
+    blocks: Vec<(Instant, Vec<Block>)>,
+    /// Somebody sees to it that they are let go of.
+    cooling: bool,
+}
+
+impl std::fmt::Debug for Free {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Free({})", self.blocks.len())
+    }
+}
+
+impl Memory {
+    fn take(&self, count: usize) -> Vec<Block> {
+        let mut blocks = self.0.lock().blocks.pop().map(|(_, blocks)| blocks).unwrap_or_default();
+        blocks.resize(count, Block::default());
+        blocks
+    }
+
+    fn give_back(&self, blocks: Vec<Block>) {
+        self.0.lock().blocks.push((Instant::now(), blocks));
+    }
+
+    /// Whether the caller is to start cooling.
+    fn warms_up(&self) -> bool {
+        let mut free = self.0.lock();
+        !std::mem::replace(&mut free.cooling, true)
+    }
+
+    /// Lets go of what was not used for a while; whether any is left.
+    fn cool_down(&self) -> bool {
+        let mut free = self.0.lock();
+        free.blocks.retain(|(since, _)| since.elapsed() < WARM);
+        free.cooling = !free.blocks.is_empty();
+        free.cooling
+    }
+}
+
+fn failure(what: &str) -> Failure {
+    Failure::new(FailureKind::Permanent, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_password_fits_its_hash_alone() {
+        let passwords = Argon2Passwords::new(1);
+        let hash = passwords.hash(&"correct horse".into()).await.unwrap();
+        assert!(hash.expose().starts_with("$argon2id$v=19$m=19456,t=2,p=1$"));
+        assert!(passwords.verify(&"correct horse".into(), &hash).await.unwrap());
+        assert!(!passwords.verify(&"wrong horse".into(), &hash).await.unwrap());
+        assert_ne!(hash, passwords.hash(&"correct horse".into()).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_hash_with_other_parameters_is_still_verified() {
+        use argon2::PasswordHasher;
+        let params = Params::new(64, 1, 1, Some(16)).unwrap();
+        let other = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
+        let hash = PasswordHash::new(other.hash_password(b"correct horse").unwrap().to_string());
+        let passwords = Argon2Passwords::new(1);
+        assert!(passwords.verify(&"correct horse".into(), &hash).await.unwrap());
+        assert!(passwords.verify(&"correct horse".into(), &PasswordHash::new("x".into())).await.is_err());
+    }
+}

@@ -1,0 +1,121 @@
+//! How connections are made: one small pool for commands, one for queries, and sessions of their own.
+
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::pool::{PoolConnectionMetadata, PoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgSslMode};
+use sqlx::{ConnectOptions, Connection, Postgres};
+
+use crate::application::error::{Failure, FailureKind};
+
+use super::errors;
+use super::loan::answered;
+
+const READERS: u32 = 4;
+/// A connection that rested longer is pinged before it is used: the server may have gone meanwhile.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// The pools of one process. Nothing connects before it is used.
+#[derive(Debug, Clone)]
+pub struct Connections {
+    pub commands: PgPool,
+    pub queries: PgPool,
+    options: PgConnectOptions,
+}
+
+impl Connections {
+    /// # Errors
+    /// A [`Failure`] where the URL cannot be read; it does not repeat the URL.
+    pub fn new(url: &SecretString, lanes: u32) -> Result<Self, Failure> {
+        let options = options(url)?;
+        // Commands touch single rows only. A plan made while a table was small must not scan it when it has grown.
+        let commands = options.clone().options([("enable_seqscan", "off")]);
+        Ok(Self {
+            commands: pool(lanes + 2).connect_lazy_with(commands),
+            queries: pool(READERS).connect_lazy_with(options.clone()),
+            options,
+        })
+    }
+
+    /// A session outside the pools, which ends when it is not used for `idle`.
+    ///
+    /// # Errors
+    /// A [`Failure`] of the store.
+    pub async fn session(&self, idle: Duration) -> Result<PgConnection, Failure> {
+        let idle = idle.as_millis().to_string();
+        let options = self.options.clone().options([("idle_session_timeout", idle)]);
+        let mut connection = answered(options.connect()).await?;
+        answered(refuse_standby(&mut connection)).await?;
+        Ok(connection)
+    }
+
+    pub async fn close(&self) {
+        tokio::join!(self.commands.close(), self.queries.close());
+    }
+}
+
+fn options(url: &SecretString) -> Result<PgConnectOptions, Failure> {
+    let text = url.expose_secret();
+    let options: PgConnectOptions = text
+        .parse()
+        .map_err(|_| Failure::new(FailureKind::Permanent, "DATABASE_URL is not a Postgres URL"))?;
+    // Under TLS the driver leaves Nagle's algorithm on, which stalls large statements by 40 ms.
+    let loopback = ["localhost", "127.0.0.1", "::1", "[::1]"].contains(&options.get_host());
+    let options = if loopback && !text.contains("sslmode") && !text.contains("ssl-mode") {
+        options.ssl_mode(PgSslMode::Disable)
+    } else {
+        options
+    };
+    Ok(options.application_name("roster").options([
+        ("statement_timeout", "10s"),
+        ("lock_timeout", "3s"),
+        ("idle_in_transaction_session_timeout", "15s"),
+        ("jit", "off"),
+        ("timezone", "UTC"),
+    ]))
+}
+
+fn pool(size: u32) -> PoolOptions<Postgres> {
+    PgPoolOptions::new()
+        .max_connections(size)
+        .acquire_timeout(Duration::from_secs(3))
+        .test_before_acquire(false)
+        .after_connect(|connection, _| Box::pin(refuse_standby(connection)))
+        .before_acquire(|connection, rested: PoolConnectionMetadata| {
+            Box::pin(async move {
+                if rested.idle_for > FRESH {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        })
+}
+
+/// After a failover the old address may lead to a server that only reads.
+async fn refuse_standby(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let read_only: String = sqlx::query_scalar("show transaction_read_only").fetch_one(connection).await?;
+    if read_only == "on" { Err(errors::read_only()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case("postgres://postgres@127.0.0.1/roster", true)]
+    #[case("postgres://postgres@localhost/roster?sslmode=require", false)]
+    #[case("postgres://postgres@db.example.com/roster", false)]
+    fn only_loopback_goes_without_tls_unasked(#[case] url: &str, #[case] plain: bool) {
+        let mode = options(&SecretString::from(url)).unwrap().get_ssl_mode();
+        assert_eq!(matches!(mode, PgSslMode::Disable), plain);
+    }
+
+    #[test]
+    fn a_url_that_cannot_be_read_is_not_repeated() {
+        let failure = options(&SecretString::from("postgres://u:secret@[")).unwrap_err();
+        assert!(!failure.what.contains("secret"));
+    }
+}

@@ -1,0 +1,231 @@
+//! Everything a batch writes, in one statement: one round trip, whatever the batch's size.
+
+use chrono::{DateTime, NaiveDate, Utc};
+use uuid::Uuid;
+
+use crate::application::error::Failure;
+use crate::application::ports::{Changes, NewAnswer, NewEvent};
+use crate::domain::User;
+
+use super::errors;
+use super::loan::{Loan, answered};
+
+/// What became of the statement.
+pub enum Flushed {
+    /// With the batch's id, where there were events.
+    Written(Option<i64>),
+    /// A message is of a day that has no partition yet.
+    MissingPartition(Failure),
+}
+
+/// Updates come before inserts and the inbox comes last, each in one order, so that replicas rarely deadlock.
+///
+/// The ids of batches are taken here, while the locks on the aggregates are held until the commit: of two batches
+/// that touch one user, the later one has the higher id.
+pub async fn write(loan: &mut Loan, changes: &Changes) -> Result<Flushed, Failure> {
+    let updated = Users::of(changes.updated.iter().map(|(_, user)| user));
+    let versions: Vec<i64> = changes.updated.iter().map(|(stored, _)| *stored).collect();
+    let created = Users::of(changes.created.iter());
+    let events = Events::of(&changes.events);
+    let answers = Answers::of(&changes.answers);
+    let query = sqlx::query!(
+        r#"with batch as materialized (
+            select nextval('batch_ids') as id where cardinality($20::uuid[]) > 0
+        ), updated as (
+            update users set email = u.email, name = u.name, role = u.role, password_hash = u.password_hash,
+                version = u.version, updated_at = u.updated_at, deleted_at = u.deleted_at
+            from unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[],
+                    $8::timestamptz[], $9::timestamptz[])
+                as u (id, stored, email, name, role, password_hash, version, updated_at, deleted_at)
+            where users.id = u.id and users.version = u.stored
+            returning 1
+        ), created as (
+            insert into users
+                (id, email, name, role, password_hash, version, created_at, updated_at, deleted_at)
+            select * from unnest($10::uuid[], $11::text[], $12::text[], $13::text[], $14::text[], $15::bigint[],
+                    $16::timestamptz[], $17::timestamptz[], $18::timestamptz[])
+                as u (id, email, name, role, password_hash, version, created_at, updated_at, deleted_at)
+            order by u.email
+            on conflict do nothing
+            returning 1
+        ), recorded as (
+            insert into events
+                (batch_id, id, subject, sequence, type, data, occurred_at, causation_id, correlation_id, actor,
+                traceparent, tracestate)
+            select batch.id, e.id, e.subject, e.sequence, e.type, e.data::json, e.occurred_at, e.causation_id,
+                e.correlation_id, e.actor, e.traceparent, e.tracestate
+            from batch, unnest($19::uuid[], $20::uuid[], $21::bigint[], $22::text[], $23::text[],
+                    $24::timestamptz[], $25::uuid[], $26::text[], $27::text[], $28::text[], $29::text[])
+                with ordinality
+                as e (id, subject, sequence, type, data, occurred_at, causation_id, correlation_id, actor,
+                    traceparent, tracestate, n)
+            order by e.n
+            returning 1
+        ), noted as (
+            insert into outbox (batch_id, events) select id, cardinality($20::uuid[]) from batch
+            returning 1
+        ), answered as (
+            insert into inbox (message_id, issued_on, type, actor, fingerprint, answer)
+            select * from unnest($30::uuid[], $31::date[], $32::text[], $33::text[], $34::bytea[], $35::text[])
+                as a (message_id, issued_on, type, actor, fingerprint, answer)
+            order by a.message_id
+            on conflict do nothing
+            returning 1
+        )
+        select (select id from batch) as batch_id,
+            (select count(*) from updated) as "updated!",
+            (select count(*) from created) as "created!",
+            (select count(*) from recorded) as "recorded!",
+            (select count(*) from noted) as "noted!",
+            (select count(*) from answered) as "answered!""#,
+        &updated.ids,
+        &versions,
+        &updated.emails as _,
+        &updated.names as _,
+        &updated.roles as _,
+        &updated.hashes as _,
+        &updated.versions,
+        &updated.updated,
+        &updated.deleted as _,
+        &created.ids,
+        &created.emails as _,
+        &created.names as _,
+        &created.roles as _,
+        &created.hashes as _,
+        &created.versions,
+        &created.created,
+        &created.updated,
+        &created.deleted as _,
+        &events.ids,
+        &events.subjects,
+        &events.sequences,
+        &events.kinds as _,
+        &events.data as _,
+        &events.times,
+        &events.causes,
+        &events.correlations as _,
+        &events.actors as _,
+        &events.parents as _,
+        &events.states as _,
+        &answers.ids,
+        &answers.days,
+        &answers.kinds as _,
+        &answers.actors as _,
+        &answers.fingerprints as _,
+        &answers.answers as _,
+    );
+    let connection = loan.connection()?;
+    let mut missing = false;
+    let answer = answered(async {
+        let answer = query.fetch_one(connection).await;
+        missing = answer.as_ref().is_err_and(errors::is_missing_partition);
+        answer
+    })
+    .await;
+    let row = match loan.note(answer) {
+        Err(failure) if missing => return Ok(Flushed::MissingPartition(failure)),
+        answer => answer?,
+    };
+    let expect = |count: i64, list: usize, what: &str| {
+        if usize::try_from(count) == Ok(list) { Ok(()) } else { Err(errors::conflict(what)) }
+    };
+    let checks = expect(row.updated, updated.ids.len(), "a user was changed meanwhile")
+        .and_then(|()| expect(row.created, created.ids.len(), "an address or an id was taken meanwhile"))
+        .and_then(|()| expect(row.answered, answers.ids.len(), "a message was handled meanwhile"))
+        .and_then(|()| expect(row.recorded, events.ids.len(), "not every event was recorded"))
+        .and_then(|()| expect(row.noted, usize::from(!events.ids.is_empty()), "the batch was not noted"));
+    // What was written in part must never be committed.
+    loan.note(checks)?;
+    Ok(Flushed::Written(row.batch_id))
+}
+
+#[derive(Default)]
+struct Users<'a> {
+    ids: Vec<Uuid>,
+    emails: Vec<&'a str>,
+    names: Vec<&'a str>,
+    roles: Vec<&'a str>,
+    hashes: Vec<&'a str>,
+    versions: Vec<i64>,
+    created: Vec<DateTime<Utc>>,
+    updated: Vec<DateTime<Utc>>,
+    deleted: Vec<Option<DateTime<Utc>>>,
+}
+
+impl<'a> Users<'a> {
+    fn of(users: impl Iterator<Item = &'a User>) -> Self {
+        let mut columns = Self::default();
+        for state in users.map(User::state) {
+            columns.ids.push(state.id.uuid());
+            columns.emails.push(state.email.as_str());
+            columns.names.push(state.name.as_str());
+            columns.roles.push(state.role.as_str());
+            columns.hashes.push(state.password_hash.expose());
+            columns.versions.push(state.version);
+            columns.created.push(state.created_at);
+            columns.updated.push(state.updated_at);
+            columns.deleted.push(state.deleted_at);
+        }
+        columns
+    }
+}
+
+#[derive(Default)]
+struct Events<'a> {
+    ids: Vec<Uuid>,
+    subjects: Vec<Uuid>,
+    sequences: Vec<i64>,
+    kinds: Vec<&'a str>,
+    data: Vec<&'a str>,
+    times: Vec<DateTime<Utc>>,
+    causes: Vec<Uuid>,
+    correlations: Vec<Option<&'a str>>,
+    actors: Vec<&'a str>,
+    parents: Vec<Option<&'a str>>,
+    states: Vec<Option<&'a str>>,
+}
+
+impl<'a> Events<'a> {
+    fn of(events: &'a [NewEvent]) -> Self {
+        let mut columns = Self::default();
+        for event in events {
+            columns.ids.push(event.id);
+            columns.subjects.push(event.subject);
+            columns.sequences.push(event.sequence);
+            columns.kinds.push(&event.kind);
+            columns.data.push(&event.data);
+            columns.times.push(event.occurred_at);
+            columns.causes.push(event.causation_id);
+            columns.correlations.push(event.correlation_id.as_deref());
+            columns.actors.push(&event.actor);
+            columns.parents.push(event.traceparent.as_deref());
+            columns.states.push(event.tracestate.as_deref());
+        }
+        columns
+    }
+}
+
+#[derive(Default)]
+struct Answers<'a> {
+    ids: Vec<Uuid>,
+    days: Vec<NaiveDate>,
+    kinds: Vec<&'a str>,
+    actors: Vec<&'a str>,
+    fingerprints: Vec<&'a [u8]>,
+    answers: Vec<&'a str>,
+}
+
+impl<'a> Answers<'a> {
+    fn of(answers: &'a [NewAnswer]) -> Self {
+        let mut columns = Self::default();
+        for answer in answers {
+            columns.ids.push(answer.key.message_id);
+            columns.days.push(answer.key.issued_on);
+            columns.kinds.push(&answer.message_type);
+            columns.actors.push(&answer.actor);
+            columns.fingerprints.push(&answer.fingerprint);
+            columns.answers.push(&answer.answer);
+        }
+        columns
+    }
+}

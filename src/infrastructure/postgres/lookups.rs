@@ -1,0 +1,143 @@
+//! Point lookups: those that wait together share one statement.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use sqlx::postgres::PgPool;
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+
+use crate::application::dto::UserView;
+use crate::application::error::Failure;
+use crate::application::query::UserKey;
+use crate::domain::{Email, Role};
+
+use super::errors;
+use super::loan::answered;
+
+/// How many share a statement.
+const TOGETHER: usize = 256;
+/// How many statements run at the same time.
+const SIDE_BY_SIDE: usize = 2;
+
+type Answer = Result<Option<UserView>, Failure>;
+type Queue = mpsc::Receiver<(UserKey, oneshot::Sender<Answer>)>;
+
+#[derive(Debug)]
+pub struct Lookups {
+    queue: mpsc::Sender<(UserKey, oneshot::Sender<Answer>)>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+impl Lookups {
+    pub fn new(pool: &PgPool) -> Self {
+        let (queue, waiting) = mpsc::channel(TOGETHER);
+        let waiting = Arc::new(Mutex::new(waiting));
+        let workers =
+            (0..SIDE_BY_SIDE).map(|_| tokio::spawn(work(pool.clone(), Arc::clone(&waiting)))).collect();
+        Self { queue, workers }
+    }
+
+    pub async fn user(&self, key: UserKey) -> Answer {
+        let (sender, answer) = oneshot::channel();
+        let gone = || errors::permanent("the lookups have ended");
+        self.queue.send((key, sender)).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+}
+
+impl Drop for Lookups {
+    fn drop(&mut self) {
+        for worker in &self.workers {
+            worker.abort();
+        }
+    }
+}
+
+async fn work(pool: PgPool, waiting: Arc<Mutex<Queue>>) {
+    loop {
+        let mut batch = Vec::new();
+        if waiting.lock().await.recv_many(&mut batch, TOGETHER).await == 0 {
+            return;
+        }
+        // A lookup whose caller is gone costs nothing more.
+        batch.retain(|(_, sender)| !sender.is_closed());
+        let found = find(&pool, batch.iter().map(|(key, _)| key)).await;
+        for (key, sender) in batch {
+            let answer = match &found {
+                Ok(users) => Ok(users.get(&key).cloned()),
+                Err(failure) => Err(failure.clone()),
+            };
+            // Nobody waits any more: fine.
+            let _ = sender.send(answer);
+        }
+    }
+}
+
+async fn find(
+    pool: &PgPool,
+    keys: impl Iterator<Item = &UserKey>,
+) -> Result<HashMap<UserKey, UserView>, Failure> {
+    let (mut ids, mut emails) = (Vec::new(), Vec::new());
+    for key in keys {
+        match key {
+            UserKey::Id(id) => ids.push(id.uuid()),
+            UserKey::Email(email) => emails.push(email.as_str()),
+        }
+    }
+    let mut found = HashMap::with_capacity(ids.len() + emails.len());
+    if !ids.is_empty() {
+        let query = sqlx::query_as!(
+            UserRow,
+            r#"select id, email, name, role, version, created_at, updated_at
+            from users where id = any($1) and deleted_at is null"#,
+            &ids
+        );
+        for row in answered(query.fetch_all(pool)).await? {
+            found.insert(UserKey::Id(crate::domain::Id::new(row.id)), row.view()?);
+        }
+    }
+    if !emails.is_empty() {
+        let query = sqlx::query_as!(
+            UserRow,
+            r#"select id, email, name, role, version, created_at, updated_at
+            from users where email = any($1) and deleted_at is null"#,
+            &emails as _
+        );
+        for row in answered(query.fetch_all(pool)).await? {
+            let email = Email::parse(&row.email)
+                .map_err(|_| errors::permanent("users.email holds what no user may have"))?;
+            found.insert(UserKey::Email(email), row.view()?);
+        }
+    }
+    Ok(found)
+}
+
+/// The columns of a [`UserView`].
+#[derive(sqlx::FromRow)]
+pub struct UserRow {
+    id: Uuid,
+    email: String,
+    name: String,
+    role: String,
+    version: i64,
+    created_at: DateTime<Utc>,
+    updated_at: DateTime<Utc>,
+}
+
+impl UserRow {
+    pub fn view(self) -> Result<UserView, Failure> {
+        Ok(UserView {
+            id: self.id,
+            email: self.email,
+            name: self.name,
+            role: Role::parse(&self.role)
+                .map_err(|_| errors::permanent("users.role holds what no user may have"))?,
+            version: self.version,
+            created_at: self.created_at,
+            updated_at: self.updated_at,
+        })
+    }
+}

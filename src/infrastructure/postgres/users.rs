@@ -1,0 +1,68 @@
+//! Loading and locking users for a batch.
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use crate::application::error::Failure;
+use crate::application::workspace::{Needs, Workspace};
+use crate::domain::{Email, Id, PasswordHash, Role, User, UserName, UserState};
+
+use super::errors;
+use super::loan::{Loan, answered};
+
+struct Row {
+    id: Uuid,
+    email: String,
+    name: String,
+    role: String,
+    password_hash: String,
+    version: i64,
+    created_at: DateTime<Utc>,
+    updated_at: DateTime<Utc>,
+    deleted_at: Option<DateTime<Utc>>,
+}
+
+/// Locks in id order, as everybody does. Whoever takes an address meanwhile is found at the flush.
+pub async fn load(loan: &mut Loan, needs: &Needs) -> Result<Workspace, Failure> {
+    if needs.is_empty() {
+        return Ok(Workspace::default());
+    }
+    let ids: Vec<Uuid> = needs.users.iter().map(|id| id.uuid()).collect();
+    let rows = if needs.emails.is_empty() {
+        let query = sqlx::query_as!(
+            Row,
+            r#"select id, email, name, role, password_hash, version, created_at, updated_at, deleted_at
+            from users where id = any($1) order by id for no key update"#,
+            &ids
+        );
+        answered(query.fetch_all(loan.connection()?)).await
+    } else {
+        let emails: Vec<&str> = needs.emails.iter().map(Email::as_str).collect();
+        let query = sqlx::query_as!(
+            Row,
+            r#"select id, email, name, role, password_hash, version, created_at, updated_at, deleted_at
+            from users where id = any($1) or (email = any($2) and deleted_at is null)
+            order by id for no key update"#,
+            &ids,
+            &emails as _
+        );
+        answered(query.fetch_all(loan.connection()?)).await
+    };
+    let users: Result<Vec<User>, Failure> = loan.note(rows)?.into_iter().map(user).collect();
+    users.map(Workspace::new)
+}
+
+fn user(row: Row) -> Result<User, Failure> {
+    let unfit = |column| move |_| errors::permanent(&format!("users.{column} holds what no user may have"));
+    Ok(User::rehydrate(UserState {
+        id: Id::new(row.id),
+        email: Email::parse(&row.email).map_err(unfit("email"))?,
+        name: UserName::parse(&row.name).map_err(unfit("name"))?,
+        role: Role::parse(&row.role).map_err(unfit("role"))?,
+        password_hash: PasswordHash::new(row.password_hash),
+        version: row.version,
+        created_at: row.created_at,
+        updated_at: row.updated_at,
+        deleted_at: row.deleted_at,
+    }))
+}
