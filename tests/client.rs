@@ -4,12 +4,15 @@ mod stand_in;
 
 use std::time::{Duration, Instant};
 
-use roster::client::{CallOptions, Client, Code, Command, Error, Options, Query, Unavailable};
+use roster::client::{
+    CallOptions, Client, Code, Command, CreateUser, Error, Event, Gap, GetUser, ListUsers, Options, Query,
+    Role, Unavailable, UpdateUser, UserId,
+};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::support::proxy::Proxy;
-use crate::support::{PATIENCE, broker};
+use crate::support::{PATIENCE, Stage, broker};
 use stand_in::{Got, StandIn, event};
 
 #[derive(Debug, Clone, Serialize)]
@@ -261,4 +264,104 @@ async fn an_event_stream_tells_gaps_and_interruptions_and_goes_on() {
     }
     let error = client.send(Double { number: 1 }).await.unwrap_err();
     assert!(matches!(error, Error::Unavailable(Unavailable::Closed)), "{error}");
+}
+
+/// A client of a real worker's stage, patient enough for a busy machine.
+async fn connect_to(stage: &Stage) -> Client {
+    let options =
+        Options { namespace: stage.namespace.clone(), timeout: PATIENCE, attempts: 3, ..Options::default() };
+    connect(options).await
+}
+
+fn ada(email: &str) -> CreateUser {
+    CreateUser::new(email.parse().unwrap(), "Ada".parse().unwrap(), "correct horse battery")
+}
+
+#[tokio::test]
+async fn typed_calls_reach_a_real_worker_and_come_back_typed() {
+    let (stage, _worker) = Stage::with_worker().await;
+    let client = connect_to(&stage).await;
+    let first = client.send_with(ada("ada@example.com"), CallOptions::default()).await.unwrap();
+    assert_eq!((first.data.version, first.data.role, first.replayed), (1, Role::User, false));
+    let own = CallOptions { message_id: Some(first.message_id), ..CallOptions::default() };
+    let again = client.send_with(ada("ada@example.com"), own.clone()).await.unwrap();
+    assert!(again.replayed);
+    assert_eq!(again.data, first.data);
+
+    let taken = client.send(ada("ada@example.com")).await.unwrap_err();
+    let taken = taken.refusal().unwrap();
+    assert_eq!(taken.code, Code::Conflict);
+    assert!(taken.has_reason("email_taken"));
+    let reused = client.send_with(ada("bea@example.com"), own).await.unwrap_err();
+    assert!(reused.refusal().unwrap().has_reason("message_id_reused"));
+
+    let rename = UpdateUser {
+        id: UserId::new(first.data.id),
+        name: Some("Ada Lovelace".parse().unwrap()),
+        email: None,
+        expected_version: Some(1),
+    };
+    assert_eq!(client.send(rename).await.unwrap().version, 2);
+    let ada = client.query(GetUser::by_email("ADA@example.com".parse().unwrap())).await.unwrap().data;
+    assert_eq!((ada.name.as_str(), ada.version), ("Ada Lovelace", 2));
+    let page = client.query(ListUsers::default()).await.unwrap();
+    assert_eq!(page.data, [ada]);
+    let meta = page.meta.unwrap();
+    assert_eq!((meta.page, meta.total, meta.next_cursor), (Some(1), Some(1), None));
+}
+
+#[tokio::test]
+async fn a_call_outlives_the_worker_that_took_it() {
+    let (stage, mut worker) = Stage::with_worker().await;
+    let options = Options {
+        namespace: stage.namespace.clone(),
+        timeout: Duration::from_secs(2),
+        attempts: 60,
+        ..Options::default()
+    };
+    let client = connect(options).await;
+    worker.kill();
+    let calls: Vec<_> = (0..20)
+        .map(|n| {
+            let client = client.clone();
+            tokio::spawn(async move { client.send(ada(&format!("ada-{n}@example.com"))).await })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    worker.restart().await;
+    for call in calls {
+        assert_eq!(call.await.unwrap().unwrap().version, 1);
+    }
+    let users: i64 = sqlx::query_scalar("select count(*) from users").fetch_one(&stage.pool).await.unwrap();
+    assert_eq!(users, 20);
+}
+
+#[tokio::test]
+async fn a_workers_events_come_in_order_and_a_gap_can_be_filled() {
+    let (stage, _worker) = Stage::with_worker().await;
+    let client = connect_to(&stage).await;
+    let mut events = client.events("user.*.v1").await.unwrap();
+    let user = client.send(ada("ada@example.com")).await.unwrap();
+    for name in ["Ada King", "Ada Lovelace", "Ada"] {
+        let rename = UpdateUser {
+            id: UserId::new(user.id),
+            name: Some(name.parse().unwrap()),
+            email: None,
+            expected_version: None,
+        };
+        client.send(rename).await.unwrap();
+    }
+    let mut seen = Vec::new();
+    while seen.len() < 4 {
+        seen.push(events.next().await.unwrap().unwrap());
+    }
+    assert_eq!(seen.iter().map(|event| event.sequence).collect::<Vec<_>>(), [1, 2, 3, 4]);
+    assert_eq!(seen[0].kind, "user.created.v1");
+    assert_eq!(seen[0].subject, user.id.to_string());
+    assert!(seen.iter().all(|event| event.causation_id.is_some() && event.actor.is_some()));
+    let gap = Gap { subject: user.id.to_string(), expected: 2, found: 4 };
+    let missed = client.missed(&gap).await.unwrap();
+    let same = |missed: &Event, seen: &Event| (missed.id == seen.id) && (missed.data == seen.data);
+    assert_eq!(missed.len(), 2);
+    assert!(same(&missed[0], &seen[1]) && same(&missed[1], &seen[2]), "{missed:?}");
 }

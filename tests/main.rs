@@ -14,6 +14,7 @@ mod support;
 
 mod bulk;
 mod client;
+mod command_line;
 mod commands;
 mod crashes;
 mod envelope;
