@@ -105,7 +105,7 @@ impl Broker {
             match session().await {
                 Ok(()) => return,
                 Err(broken) => {
-                    metrics::counter!("roster_broker_reconnects_total").increment(1);
+                    ::metrics::counter!(crate::metrics::BROKER_RECONNECTS).increment(1);
                     component.not_ready(broken.to_string());
                 }
             }

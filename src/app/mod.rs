@@ -2,8 +2,10 @@
 
 mod broker;
 mod kept;
+pub mod migrate;
 mod outbox;
 mod postgres;
 mod serve;
+pub mod topology;
 
 pub use serve::{ServeError, serve};

@@ -43,7 +43,7 @@ impl<O: Outbox> RelayLoop<O> {
                 Ok(()) => return,
                 Err(error) => component.not_ready(error.to_string()),
             }
-            gauge!("roster_relay_leader").set(0.0);
+            gauge!(crate::metrics::RELAY_LEADER).set(0.0);
             tokio::select! {
                 () = tokio::time::sleep(waits.next_wait()) => {}
                 () = self.stop.cancelled() => {}
@@ -60,7 +60,7 @@ impl<O: Outbox> RelayLoop<O> {
             let Some(mut leader) = self.outbox.lead().await? else {
                 // Another worker publishes.
                 component.ready();
-                gauge!("roster_relay_leader").set(0.0);
+                gauge!(crate::metrics::RELAY_LEADER).set(0.0);
                 tokio::select! {
                     () = tokio::time::sleep(LEAD_AGAIN) => {}
                     () = self.stop.cancelled() => {}
@@ -70,7 +70,7 @@ impl<O: Outbox> RelayLoop<O> {
             let publisher = EventPublisher::open(&connection, &self.namespace, &self.schema_base).await?;
             component.ready();
             waits.reset();
-            gauge!("roster_relay_leader").set(1.0);
+            gauge!(crate::metrics::RELAY_LEADER).set(1.0);
             serve_term(&*self.outbox, &mut leader, &publisher, &self.stop).await?;
         }
         // What follows is the end of the process.

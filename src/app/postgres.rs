@@ -63,11 +63,11 @@ async fn look<O: Outbox>(
         Ok(Ok(backlog)) => {
             #[expect(clippy::cast_precision_loss, reason = "a metric")]
             {
-                gauge!("roster_outbox_batches").set(backlog.batches as f64);
-                gauge!("roster_outbox_events").set(backlog.events as f64);
+                gauge!(crate::metrics::OUTBOX_BATCHES).set(backlog.batches as f64);
+                gauge!(crate::metrics::OUTBOX_EVENTS).set(backlog.events as f64);
             }
-            gauge!("roster_outbox_age_seconds").set(backlog.oldest.as_secs_f64());
-            gauge!("roster_oldest_transaction_seconds").set(backlog.oldest_transaction.as_secs_f64());
+            gauge!(crate::metrics::OUTBOX_AGE_SECONDS).set(backlog.oldest.as_secs_f64());
+            gauge!(crate::metrics::OLDEST_TRANSACTION_SECONDS).set(backlog.oldest_transaction.as_secs_f64());
             component.ready();
             gate.open();
             if backlog.events > outbox_limit { Flow::Paused(FULL) } else { Flow::Open }

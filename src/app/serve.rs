@@ -73,7 +73,7 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
         tokio::spawn(server.serve(health.clone(), metrics, http_stop.clone()));
     }
 
-    let connections = Connections::new(settings.database.database_url.secret(), settings.database_connections())?;
+    let connections = Connections::new(settings.database.database_url.as_secret(), settings.database_connections())?;
     let retention = Retention {
         dedupe_days: settings.dedupe_days,
         event_days: settings.event_days,
@@ -170,7 +170,7 @@ fn judge(settings: &Settings, connections: &Connections) -> Result<Judge, ServeE
         services: Services {
             passwords: Arc::new(Argon2Passwords::default()),
             read: Arc::new(read),
-            vault: Arc::new(SecretVault::new(settings.secret.secret.expose().as_bytes())?),
+            vault: Arc::new(SecretVault::new(settings.secret.secret.as_secret())?),
             clock: Arc::new(SystemClock),
         },
         grants: settings.services.0.clone(),

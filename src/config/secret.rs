@@ -36,6 +36,11 @@ impl ServerUrl {
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
     }
+
+    #[must_use]
+    pub const fn as_secret(&self) -> &SecretString {
+        &self.0
+    }
 }
 
 impl From<String> for ServerUrl {

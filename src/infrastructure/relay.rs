@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
-use metrics::{counter, gauge};
+use metrics::counter;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -183,7 +183,7 @@ impl Term<'_> {
             }
             Progress::Sent(outgoing, Sent::Confirmed) => {
                 failpoint::hit("relay_after_confirm");
-                counter!("roster_events_published_total").increment(1);
+                counter!(crate::metrics::EVENTS_PUBLISHED).increment(1);
                 self.confirmed(outgoing).await
             }
         }
@@ -194,7 +194,7 @@ impl Term<'_> {
         let wait = first.saturating_mul(1 << outgoing.refusals.min(10)).min(last);
         outgoing.refusals += 1;
         if let Some(event) = outgoing.event() {
-            counter!("roster_events_refused_total").increment(1);
+            counter!(crate::metrics::EVENTS_NACKED).increment(1);
             tracing::warn!(
                 routing_key = %event.kind,
                 refusals = outgoing.refusals,
@@ -237,7 +237,6 @@ impl Term<'_> {
         for batch in self.done.drain(..) {
             self.batches.remove(&batch);
         }
-        gauge!("roster_relay_in_flight").set(f64::from(u32::try_from(self.left).unwrap_or(u32::MAX)));
         Ok(())
     }
 

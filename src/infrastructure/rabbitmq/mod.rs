@@ -5,5 +5,6 @@ mod publisher;
 mod topology;
 
 pub use connection::{BrokerError, connect, in_time};
+pub use lapin::Connection;
 pub use publisher::{EventPublisher, Sent};
 pub use topology::{Standing, Topology};

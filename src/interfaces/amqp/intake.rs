@@ -69,9 +69,9 @@ impl Intake {
         while self.wait_until_open(session).await? {
             // Cancelled, not closed, while paused: closing would count every message in flight as delivered.
             let mut consumer = self.consume(&channel, pace).await?;
-            gauge!("roster_consuming").set(1.0);
+            gauge!(crate::metrics::CONSUMING).set(1.0);
             let next = self.read(session, &acks, &mut consumer, pace).await?;
-            gauge!("roster_consuming").set(0.0);
+            gauge!(crate::metrics::CONSUMING).set(0.0);
             let mut suspects = self.drain(session, &acks, &channel, consumer, pace).await?;
             pace = match next {
                 Next::Wait => pace,
@@ -198,7 +198,7 @@ impl Intake {
             self.judge.command(raw)
         };
         if wanted_reply && task.reply_to.is_none() {
-            counter!("roster_reply_to_refused_total").increment(1);
+            counter!(crate::metrics::REPLY_TO_REFUSED).increment(1);
         }
         task.suspect |= delivery.redelivered || count > 0;
         self.lanes.submit(task, ticket);

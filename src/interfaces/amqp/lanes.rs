@@ -8,7 +8,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use metrics::{gauge, histogram};
+use metrics::histogram;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -308,8 +308,8 @@ impl<S: Store, P: Patience, F: Forget> Lane<S, P, F> {
                 }
             }
         };
-        histogram!("roster_batch_size").record(f64::from(size));
-        histogram!("roster_batch_seconds").record(begun.elapsed());
+        histogram!(crate::metrics::BATCH_SIZE).record(f64::from(size));
+        histogram!(crate::metrics::BATCH_SECONDS).record(begun.elapsed());
         let mut settled = Vec::with_capacity(outcomes.len());
         for ((task, (key, ticket, received, stale)), outcome) in tasks.into_iter().zip(rest).zip(outcomes) {
             let item = Item { task, key, ticket, received, stale: stale + 1 };
@@ -318,7 +318,6 @@ impl<S: Store, P: Patience, F: Forget> Lane<S, P, F> {
                 outcome => settled.push(Settled { item, outcome }),
             }
         }
-        gauge!("roster_lane_queue").set(f64::from(u32::try_from(self.queue.len()).unwrap_or(u32::MAX)));
         self.settler.settle(settled).await;
     }
 

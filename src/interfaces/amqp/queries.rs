@@ -66,7 +66,7 @@ async fn answer(mut delivery: Delivery, channel: &Channel, answers: &Channel, ju
         None => "NOBODY_ASKED",
         Some(answered) => answered.code().map_or("", Code::as_str),
     };
-    counter!("roster_queries_total", "code" => code).increment(1);
+    counter!(crate::metrics::QUERIES, "code" => code).increment(1);
     if let Some(answered) = answered {
         if let Some(failure) = &answered.failure {
             tracing::warn!(message.r#type = raw.properties.kind, failure, "a query failed");
@@ -80,7 +80,7 @@ async fn answer(mut delivery: Delivery, channel: &Channel, answers: &Channel, ju
             tracing::warn!(%error, "an answer could not be published");
         }
     }
-    histogram!("roster_query_seconds").record(received.elapsed());
+    histogram!(crate::metrics::QUERY_SECONDS).record(received.elapsed());
     if let Err(error) = channel.basic_ack(tag, BasicAckOptions::default()).await {
         tracing::debug!(%error, "a query could not be acknowledged");
     }

@@ -48,7 +48,7 @@ impl Replies {
                 match self.publish(reply).await {
                     Ok(confirm) => confirms.push(confirm),
                     Err(error) => {
-                        counter!("roster_replies_total", "result" => "failed").increment(1);
+                        counter!(crate::metrics::REPLIES, "result" => "failed").increment(1);
                         tracing::warn!(%error, "a reply could not be published");
                     }
                 }
@@ -59,11 +59,11 @@ impl Replies {
                     Ok(Confirmation::Nack(_)) => "refused",
                     Ok(Confirmation::NotRequested) | Err(_) => "unknown",
                 };
-                counter!("roster_replies_total", "result" => result).increment(1);
+                counter!(crate::metrics::REPLIES, "result" => result).increment(1);
             }
         };
         if tokio::time::timeout(CONFIRM_WITHIN, sent).await.is_err() {
-            counter!("roster_replies_total", "result" => "timed_out").increment(1);
+            counter!(crate::metrics::REPLIES, "result" => "timed_out").increment(1);
             tracing::warn!("the broker did not confirm replies in time");
         }
     }

@@ -176,8 +176,8 @@ fn tell(settled: &Settled) {
         crate::application::task::Work::Run(command) => command.name(),
         _ => "other",
     };
-    counter!("roster_commands_total", "type" => kind, "outcome" => outcome).increment(1);
-    histogram!("roster_command_seconds").record(duration);
+    counter!(crate::metrics::COMMANDS, "type" => kind, "outcome" => outcome).increment(1);
+    histogram!(crate::metrics::COMMAND_SECONDS).record(duration);
     let id = task.key.map(|key| tracing::field::display(key.message_id));
     let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     match &settled.outcome {

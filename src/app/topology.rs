@@ -1,0 +1,42 @@
+//! What `roster topology` does.
+
+use crate::config::BrokerArgs;
+use crate::infrastructure::rabbitmq::{BrokerError, Connection, Standing, Topology, connect};
+
+/// # Errors
+/// [`BrokerError`]
+pub async fn declare(broker: &BrokerArgs) -> Result<Vec<String>, BrokerError> {
+    let (connection, topology) = open(broker).await?;
+    topology.declare(&connection).await?;
+    Ok(vec!["everything stands".into()])
+}
+
+/// A line for each object.
+///
+/// # Errors
+/// [`BrokerError`]
+pub async fn show(broker: &BrokerArgs) -> Result<Vec<String>, BrokerError> {
+    let (connection, topology) = open(broker).await?;
+    let standing = topology.show(&connection).await?;
+    let line = |one: Standing| match (one.stands, one.queue) {
+        (false, _) => format!("{}: missing", one.object),
+        (true, None) => format!("{}: stands", one.object),
+        (true, Some((messages, consumers))) => {
+            format!("{}: stands, {messages} messages ready, {consumers} consumers", one.object)
+        }
+    };
+    Ok(standing.into_iter().map(line).collect())
+}
+
+/// # Errors
+/// [`BrokerError`]
+pub async fn delete(broker: &BrokerArgs) -> Result<Vec<String>, BrokerError> {
+    let (connection, topology) = open(broker).await?;
+    let deleted = topology.delete(&connection).await?;
+    Ok(deleted.into_iter().map(|object| format!("{object}: deleted")).collect())
+}
+
+async fn open(broker: &BrokerArgs) -> Result<(Connection, Topology), BrokerError> {
+    let connection = connect(broker.amqp_url.expose(), "roster topology").await?;
+    Ok((connection, Topology::new(broker.namespace.as_str())))
+}

@@ -1,0 +1,20 @@
+//! `roster serve`: the worker.
+
+use std::process::ExitCode;
+
+use super::fail;
+use crate::config::Settings;
+use crate::{app, telemetry};
+
+pub(super) async fn run(settings: Settings) -> ExitCode {
+    if let Err(error) = telemetry::start(&settings.log) {
+        return fail(error);
+    }
+    match app::serve(settings).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "cannot serve");
+            ExitCode::FAILURE
+        }
+    }
+}
