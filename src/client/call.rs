@@ -96,7 +96,7 @@ impl Call<'_> {
         let message_id = self.own.message_id.unwrap_or_else(Uuid::now_v7);
         let patience = self.own.timeout.unwrap_or(self.options.timeout);
         let attempts = self.own.attempts.unwrap_or(self.options.attempts).max(1);
-        let end = began + patience * attempts;
+        let end = after(began, patience.saturating_mul(attempts));
 
         let mut waiting = self.link.pending.open();
         let properties = self.properties(message_id, waiting.correlation_id)?;
@@ -107,13 +107,14 @@ impl Call<'_> {
         let mut pause = Pause::new();
         let mut tries = Tries { left: attempts, refused_by_broker: 0 };
         let mut sent = 0;
-        let given_up = |sent: u32, reason: Option<Unavailable>| match reason {
+        let given_up = |sent: u32, now: Option<Unavailable>| match now {
             Some(reason) if sent == 0 => Error::Unavailable(reason),
-            _ => Error::TimedOut {
+            now => Error::TimedOut {
                 request: self.name.to_owned(),
                 message_id,
                 tries: sent,
                 waited: began.elapsed(),
+                now: now.map(Box::new),
             },
         };
         loop {
@@ -124,7 +125,7 @@ impl Call<'_> {
             if let Err(reason) = session.check_route(&exchange).await {
                 return Err(given_up(sent, Some(reason)));
             }
-            let until = end.min(Instant::now() + patience);
+            let until = end.min(after(Instant::now(), patience));
             let publish = Arc::clone(&session).publish(
                 exchange.clone(),
                 routing_key.clone(),
@@ -229,6 +230,11 @@ async fn one_try(
             () = sleep_until(until) => return Err(Failure::Silence { confirmed }),
         }
     }
+}
+
+fn after(start: Instant, wait: Duration) -> Instant {
+    const FAR: Duration = Duration::from_secs(60 * 60 * 24 * 365);
+    start + wait.min(FAR)
 }
 
 pub(super) fn short(text: &str, what: &'static str) -> Result<ShortString, BadRequest> {

@@ -17,7 +17,7 @@ pub enum Error {
     Refused(Refusal),
     /// It was sent, and no answer came. It may have been done: sending it again with the same
     /// `message_id` gets the stored answer or does it now, never twice.
-    #[error("no answer to {request} {message_id} after {tries} tries in {waited:?}")]
+    #[error("no answer to {request} {message_id} after {tries} tries in {waited:.1?}{}", Now(now))]
     TimedOut {
         /// The request's type, such as `user.create.v1`.
         request: String,
@@ -27,6 +27,8 @@ pub enum Error {
         tries: u32,
         /// How long the call took.
         waited: Duration,
+        /// What stands in the way at the end, if it is known.
+        now: Option<Box<Unavailable>>,
     },
     /// It was never handed to the broker, or the broker turned it away: nothing was done.
     #[error("not sent: {0}")]
@@ -62,6 +64,17 @@ impl Error {
         match self {
             Self::Refused(refusal) => Some(refusal),
             _ => None,
+        }
+    }
+}
+
+struct Now<'a>(&'a Option<Box<Unavailable>>);
+
+impl fmt::Display for Now<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(reason) => write!(f, "; now: {reason}"),
+            None => Ok(()),
         }
     }
 }
