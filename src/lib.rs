@@ -1,6 +1,7 @@
 //! Roster keeps user accounts and is spoken to over RabbitMQ: commands come in on a queue, run
 //! transactionally against Postgres, and come out as domain events and replies.
 
+pub mod app;
 pub mod application;
 pub mod client;
 pub mod config;

@@ -25,7 +25,8 @@ use crate::infrastructure::clock::SystemClock;
 use crate::infrastructure::crypto::SecretVault;
 use crate::infrastructure::passwords::Argon2Passwords;
 use crate::infrastructure::postgres::{
-    Connections, Handover, PgFailedCommands, PgOutbox, PgReadModel, PgStore, Retention, migrations, partitions,
+    Connections, Handover, PgFailedCommands, PgOutbox, PgReadModel, PgStore, Retention, migrations,
+    partitions,
 };
 use crate::infrastructure::rabbitmq::BrokerError;
 use crate::infrastructure::retry::BatchPatience;
@@ -47,7 +48,7 @@ pub enum ServeError {
     #[error("{0}")]
     Io(#[from] std::io::Error),
     #[error("{0}")]
-    Metrics(#[from] metrics::RecorderError),
+    Metrics(#[from] metrics_exporter_prometheus::BuildError),
     #[error(transparent)]
     Registry(#[from] DuplicateName),
 }
@@ -65,7 +66,7 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
     for part in ["postgres", "commands", "queries", "relay"] {
         health.component(part).not_ready("starting");
     }
-    if let HttpAddress::Bind(address) = &settings.http {
+    if let HttpAddress::At(address) = &settings.http {
         let server = Server::bind(address).await?;
         if let Some(file) = &settings.http_file {
             server.announce(file).await?;
@@ -73,7 +74,8 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
         tokio::spawn(server.serve(health.clone(), metrics, http_stop.clone()));
     }
 
-    let connections = Connections::new(settings.database.database_url.as_secret(), settings.database_connections())?;
+    let connections =
+        Connections::new(settings.database.database_url.as_secret(), settings.database_connections())?;
     let retention = Retention {
         dedupe_days: settings.dedupe_days,
         event_days: settings.event_days,

@@ -62,7 +62,7 @@ impl EventPublisher {
         let mut properties = BasicProperties::default()
             .with_content_type("application/cloudevents+json".into())
             .with_delivery_mode(PERSISTENT)
-            .with_type((&*event.kind).into())
+            .with_type(event.kind.as_ref().into())
             .with_message_id(event.id.to_string().into());
         if let Some(parent) = &event.traceparent {
             let mut headers = FieldTable::default();
@@ -75,7 +75,7 @@ impl EventPublisher {
         let body = render(event, &self.source, &self.schema_base);
         let publish = self.channel.basic_publish(
             self.exchange.clone(),
-            (&*event.kind).into(),
+            event.kind.as_ref().into(),
             BasicPublishOptions::default(),
             body.as_bytes(),
             properties,

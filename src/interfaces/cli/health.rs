@@ -22,7 +22,7 @@ pub(super) struct HealthArgs {
 }
 
 pub(super) async fn run(args: &HealthArgs) -> ExitCode {
-    let HttpAddress::Bind(address) = &args.http else {
+    let HttpAddress::At(address) = &args.http else {
         return fail("ROSTER_HTTP is off, so there is nobody to ask");
     };
     let address = address.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]");

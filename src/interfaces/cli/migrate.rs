@@ -46,7 +46,9 @@ enum What {
 
 pub(super) async fn run(args: MigrateArgs) -> ExitCode {
     let done = match args.what {
-        What::Up { database } => app::migrate::up(&database).await.map(|()| "the schema is up to date".to_owned()),
+        What::Up { database } => {
+            app::migrate::up(&database).await.map(|()| "the schema is up to date".to_owned())
+        }
         What::Down { steps, database } => {
             app::migrate::down(&database, steps).await.map(|()| format!("took back {steps} version(s)"))
         }
