@@ -2,7 +2,6 @@
 
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgPool, Row};
-use uuid::Uuid;
 
 use super::history::{Answer, Failed, Logged, User};
 
@@ -26,7 +25,7 @@ pub async fn users(pool: &PgPool) -> Vec<User> {
 
 /// Every stored answer.
 pub async fn inbox(pool: &PgPool) -> Vec<Answer> {
-    let rows = sqlx::query("select message_id, type, answer from inbox order by message_id");
+    let rows = sqlx::query("select message_id, type, answer::jsonb as answer from inbox order by message_id");
     let rows = rows.fetch_all(pool).await.expect("inbox read back");
     let answer = |row: &sqlx::postgres::PgRow| Answer {
         message_id: row.get("message_id"),
@@ -39,32 +38,21 @@ pub async fn inbox(pool: &PgPool) -> Vec<Answer> {
 /// The event log in the order of its positions.
 pub async fn events(pool: &PgPool) -> Vec<Logged> {
     let rows = sqlx::query(
-        "select to_jsonb(events) as everything, position, batch_id, aggregate_id, sequence, id,
-                type, data
+        "select position, batch_id, subject, sequence, id, type, data, causation_id
          from events order by position",
     );
     let rows = rows.fetch_all(pool).await.expect("events read back");
     let event = |row: &sqlx::postgres::PgRow| Logged {
         position: row.get("position"),
         batch_id: row.get("batch_id"),
-        subject: row.get("aggregate_id"),
+        subject: row.get("subject"),
         sequence: row.get("sequence"),
         id: row.get("id"),
         kind: row.get("type"),
         data: row.get("data"),
-        cause: cause(&row.get::<Value, _>("everything")),
+        cause: row.get("causation_id"),
     };
     rows.iter().map(event).collect()
-}
-
-/// The command's message id, in whatever column or metadata it is kept.
-fn cause(row: &Value) -> Option<Uuid> {
-    let places = [row, &row["metadata"]];
-    places.iter().find_map(|place| {
-        let names = ["causation_id", "causationid", "message_id"];
-        let value = names.iter().find_map(|name| place[*name].as_str());
-        value?.parse().ok()
-    })
 }
 
 /// Batches not yet published.
@@ -130,7 +118,7 @@ pub async fn terminate_backends(pool: &PgPool) -> i64 {
 pub async fn everything(pool: &PgPool) -> Vec<(String, Vec<u8>)> {
     let tables = sqlx::query(
         "select c.oid::regclass::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
-         where c.relkind in ('r', 'm') and n.nspname not in ('pg_catalog', 'information_schema')
+         where c.relkind in ('r', 'p', 'm') and not c.relispartition and n.nspname not in ('pg_catalog', 'information_schema')
            and n.nspname not like 'pg_toast%'",
     );
     let tables = tables.fetch_all(pool).await.expect("the list of tables");
