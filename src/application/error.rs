@@ -41,6 +41,7 @@ impl Code {
 /// What exactly is wrong. More may be added, so callers must bear unknown ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(transform = super::schema::leave_open)]
 pub enum Reason {
     MalformedJson,
     UnknownType,

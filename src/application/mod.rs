@@ -16,6 +16,6 @@ pub mod password;
 pub mod ports;
 pub mod query;
 pub mod registry;
-mod schema;
+pub mod schema;
 pub mod task;
 pub mod workspace;

@@ -16,6 +16,7 @@ use super::error::{Detail, Failure, Refusal};
 use super::fields::Fields;
 use super::message::{Message, NoMeta};
 use super::ports::{Pending, Services};
+use super::schema::{Kind, RequestContract};
 use super::workspace::{Needs, Workspace};
 
 /// A command of the contract: pure, but for what it prepares before the transaction.
@@ -161,6 +162,7 @@ pub struct DuplicateName(pub &'static str);
 pub struct Registry {
     readers: HashMap<&'static str, Reader>,
     upcasts: HashMap<&'static str, (&'static str, Upcast)>,
+    contracts: Vec<fn() -> RequestContract>,
 }
 
 impl Registry {
@@ -169,6 +171,7 @@ impl Registry {
     pub fn command<C: Command + Sync>(mut self) -> Result<Self, DuplicateName> {
         self.claim(C::NAME)?;
         self.readers.insert(C::NAME, |fields| Ok(Box::new(Erased(C::read(fields)?))));
+        self.contracts.push(|| RequestContract::of::<C>(Kind::Command, C::ACCESS));
         Ok(self)
     }
 
@@ -194,6 +197,11 @@ impl Registry {
     #[must_use]
     pub fn knows(&self, name: &str) -> bool {
         self.readers.contains_key(name) || self.upcasts.contains_key(name)
+    }
+
+    /// What the schemas say of each command, in the order they were listed.
+    pub fn contracts(&self) -> impl Iterator<Item = RequestContract> {
+        self.contracts.iter().map(|contract| contract())
     }
 
     /// Reads a payload as the command `name`; `None` if there is no such command.

@@ -20,8 +20,9 @@ use crate::domain::{Id, PasswordHash, User};
 pub struct ChangePassword {
     pub id: Id<User>,
     pub new_password: Password,
-    /// Required unless an admin asks.
+    /// Required unless an admin asks. At most 1024 bytes; an old one may be shorter than a new one must be.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 0))]
     pub current_password: Option<Password>,
     #[serde(skip)]
     #[schemars(skip)]

@@ -9,13 +9,14 @@ use crate::application::error::{Detail, Reason, Refusal};
 use crate::application::fields::Fields;
 use crate::application::message::{Message, NoMeta};
 use crate::application::registry::{Command, Context, Decline};
+use crate::application::schema::present;
 use crate::application::workspace::{Needs, Workspace};
 use crate::domain::{Email, Id, User, UserName};
 
 /// Changes a user's name, e-mail address or both.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[schemars(extend("anyOf" = [{ "required": ["name"] }, { "required": ["email"] }]))]
+#[schemars(extend("anyOf" = [present("name"), present("email")]))]
 pub struct UpdateUser {
     pub id: Id<User>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -5,39 +5,51 @@ use std::fmt::Write as _;
 use chrono::{DateTime, SecondsFormat, SubsecRound, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
-use serde_json::{Value, json};
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::super::ports::NewEvent;
-use crate::domain::UserEvent;
 
 /// A CloudEvent as it is published, and as `event.list.v1` answers it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "Event")]
 pub struct EventView {
+    #[schemars(extend("const" = "1.0"))]
     pub specversion: String,
+    /// A repeat has the same id.
     pub id: Uuid,
+    /// `/` and the installation's namespace.
+    #[schemars(regex(pattern = "^/"))]
     pub source: String,
     #[serde(rename = "type")]
     pub kind: String,
+    /// The user it is about.
     pub subject: Uuid,
     /// With milliseconds.
     #[serde(serialize_with = "milliseconds")]
+    #[schemars(with = "DateTime<Utc>")]
     pub time: DateTime<Utc>,
+    #[schemars(extend("const" = "application/json"))]
     pub datacontenttype: String,
+    /// Identifies the schema of `data`: the base that the service is set to, and the schema's path.
     pub dataschema: String,
     /// Zero-padded to 19 digits, so that it compares as a string.
+    #[schemars(regex(pattern = r"^[0-9]{19}$"))]
     pub sequence: String,
+    /// The subject.
     pub partitionkey: Uuid,
     /// The `message_id` of the command that caused it.
     pub causationid: Uuid,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correlationid: Option<String>,
+    /// `user:<id>`, `service:<name>` or `anonymous`.
     pub actor: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tracestate: Option<String>,
+    /// Its shape depends on the type.
+    #[schemars(with = "Map<String, Value>")]
     pub data: Value,
 }
 
@@ -128,23 +140,6 @@ pub struct EventPage {
     pub has_more: bool,
     /// The oldest sequence still kept of this subject; null where there is none.
     pub first_sequence: Option<i64>,
-}
-
-/// An event's type and its data.
-#[must_use]
-pub fn describe(event: &UserEvent) -> (&'static str, Value) {
-    match event {
-        UserEvent::Created { email, name, role } => {
-            ("user.created.v1", json!({ "email": email, "name": name, "role": role }))
-        }
-        UserEvent::Renamed { name } => ("user.renamed.v1", json!({ "name": name })),
-        UserEvent::EmailChanged { email } => ("user.email_changed.v1", json!({ "email": email })),
-        UserEvent::RoleChanged { role, previous_role } => {
-            ("user.role_changed.v1", json!({ "role": role, "previous_role": previous_role }))
-        }
-        UserEvent::PasswordChanged => ("user.password_changed.v1", json!({})),
-        UserEvent::Deleted => ("user.deleted.v1", json!({})),
-    }
 }
 
 #[cfg(test)]

@@ -10,12 +10,13 @@ use crate::application::error::{Detail, Reason, Refusal};
 use crate::application::fields::Fields;
 use crate::application::message::{Message, NoMeta};
 use crate::application::ports::ReadModel;
+use crate::application::schema::present;
 use crate::domain::{Email, Id, User};
 
 /// Asks for one user, by `id` or by `email`.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[schemars(extend("oneOf" = [{ "required": ["id"] }, { "required": ["email"] }]))]
+#[schemars(extend("oneOf" = [present("id"), present("email")]))]
 pub struct GetUser {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<Id<User>>,

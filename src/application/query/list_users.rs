@@ -24,7 +24,7 @@ const MAX_PER_PAGE: i64 = 100;
 #[serde(deny_unknown_fields)]
 pub struct ListUsers {
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 10_000_000_000_i64))]
     pub page: Option<i64>,
     /// 20 if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -42,6 +42,7 @@ pub struct ListUsers {
     pub search: Option<String>,
     /// `meta.next_cursor` of the page before; not together with `page`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 4096))]
     pub cursor: Option<String>,
     /// Whether to count them all. True with `page`, false with `cursor`, if absent.
     #[serde(skip_serializing_if = "Option::is_none")]

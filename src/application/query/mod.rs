@@ -19,6 +19,7 @@ use super::error::{Failure, Refusal};
 use super::fields::Fields;
 use super::message::Message;
 use super::ports::{Pending, ReadModel};
+use super::schema::{Kind, RequestContract};
 use crate::domain::{Id, User};
 
 /// A query of the contract.
@@ -58,15 +59,29 @@ impl From<Failure> for NoAnswer {
 type Runner =
     for<'a> fn(Map<String, Value>, &'a Actor, &'a dyn ReadModel) -> Pending<'a, Result<Arc<str>, NoAnswer>>;
 
+/// A [`Query`] whose type is forgotten.
+struct Entry {
+    name: &'static str,
+    run: Runner,
+    contract: fn() -> RequestContract,
+}
+
+const fn entry<Q: Query>() -> Entry {
+    Entry { name: Q::NAME, run: run::<Q>, contract: || RequestContract::of::<Q>(Kind::Query, Q::ACCESS) }
+}
+
+/// Every query that Roster answers.
+static QUERIES: [Entry; 3] = [entry::<GetUser>(), entry::<ListUsers>(), entry::<ListEvents>()];
+
 /// How to run the query of this name; `None` if there is no such query.
 #[must_use]
 pub fn find(name: &str) -> Option<Runner> {
-    match name {
-        GetUser::NAME => Some(run::<GetUser>),
-        ListUsers::NAME => Some(run::<ListUsers>),
-        ListEvents::NAME => Some(run::<ListEvents>),
-        _ => None,
-    }
+    QUERIES.iter().find(|entry| entry.name == name).map(|entry| entry.run)
+}
+
+/// What the schemas say of each query.
+pub fn contracts() -> impl Iterator<Item = RequestContract> {
+    QUERIES.iter().map(|entry| (entry.contract)())
 }
 
 fn run<'a, Q: Query>(

@@ -6,6 +6,7 @@ mod health;
 mod migrate;
 mod outcome;
 mod query;
+mod schema;
 mod screen;
 mod send;
 mod serve;
@@ -21,6 +22,7 @@ use self::completions::CompletionsArgs;
 use self::health::HealthArgs;
 use self::migrate::MigrateArgs;
 use self::query::QueryArgs;
+use self::schema::SchemaArgs;
 use self::send::SendArgs;
 use self::topology::TopologyArgs;
 use self::users::UsersArgs;
@@ -51,6 +53,8 @@ enum Command {
     Migrate(MigrateArgs),
     /// Declare, show or delete the objects on the broker
     Topology(TopologyArgs),
+    /// Write the contract as JSON Schemas and an AsyncAPI document, or compare a folder with it
+    Schema(SchemaArgs),
     /// Ask a running worker whether it is ready; exit code 0 if it is
     Health(HealthArgs),
     /// Print a completion script for a shell
@@ -75,6 +79,7 @@ pub fn run() -> ExitCode {
             Command::Users(args) => users::run(args).await.into(),
             Command::Migrate(args) => migrate::run(args).await,
             Command::Topology(args) => topology::run(args).await,
+            Command::Schema(args) => schema::run(&args).into(),
             Command::Health(args) => health::run(&args).await,
             Command::Completions(args) => completions::run(&args),
         }
