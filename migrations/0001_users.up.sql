@@ -11,7 +11,11 @@ create table users (
     version bigint not null,
     created_at timestamptz not null,
     updated_at timestamptz not null,
-    deleted_at timestamptz
+    deleted_at timestamptz,
+    -- No name, no address and no search holds a line break, so nothing is found across the two. A column rather
+    -- than an expression: the planner then knows how common what is searched for is.
+    search text collate "C" not null
+        generated always as (lower(name collate "und-x-icu") || chr(10) || email) stored
 ) with (fillfactor = 90);
 
 create unique index users_email on users (email) where deleted_at is null;
@@ -19,8 +23,4 @@ create index users_created_at on users (created_at, id) where deleted_at is null
 create index users_updated_at on users (updated_at, id) where deleted_at is null;
 create index users_name on users (name, id) where deleted_at is null;
 create index users_admins on users (created_at, id) where deleted_at is null and role = 'admin';
--- No name, no address and no search holds a line break, so nothing is found across the two.
-create index users_search on users
-    using gin ((lower(name collate "und-x-icu") || chr(10) || email) gin_trgm_ops)
-    with (gin_pending_list_limit = 512)
-    where deleted_at is null;
+create index users_search on users using gin (search gin_trgm_ops) where deleted_at is null;

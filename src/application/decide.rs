@@ -183,7 +183,7 @@ impl Decided<'_> {
                 data: data.to_string(),
                 occurred_at: self.world.now,
                 causation_id: key.message_id,
-                correlation_id: task.correlation_id.clone(),
+                correlation_id: task.correlation_id.as_deref().and_then(attribute),
                 actor: task.actor.to_string(),
                 traceparent: task.trace.parent.clone(),
                 tracestate: task.trace.state.clone(),
@@ -286,6 +286,12 @@ pub(super) fn keep(
         last_error: error.to_owned(),
         verdict,
     })
+}
+
+/// A text as a CloudEvents attribute: without control characters, and absent rather than empty.
+fn attribute(text: &str) -> Option<String> {
+    let text: String = text.chars().filter(|character| !character.is_control()).collect();
+    Some(text).filter(|text| !text.is_empty())
 }
 
 /// A refusal as the reply's body.

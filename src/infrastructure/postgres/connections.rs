@@ -1,5 +1,6 @@
 //! How connections are made: one small pool for commands, one for queries, and sessions of their own.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
@@ -11,16 +12,17 @@ use crate::application::error::{Failure, FailureKind};
 
 use super::errors;
 use super::loan::answered;
+use super::shelf::{FRESH, Shelf};
 
-const READERS: u32 = 4;
-/// A connection that rested longer is pinged before it is used: the server may have gone meanwhile.
-const FRESH: Duration = Duration::from_secs(1);
+/// For queries, and for the one that listens for other processes' batches.
+const READERS: u32 = 4 + 1;
 
 /// The pools of one process. Nothing connects before it is used.
 #[derive(Debug, Clone)]
 pub struct Connections {
     pub commands: PgPool,
     pub queries: PgPool,
+    pub(super) shelf: Arc<Shelf>,
     options: PgConnectOptions,
 }
 
@@ -31,8 +33,10 @@ impl Connections {
         let options = options(url)?;
         // Commands touch single rows only. A plan made while a table was small must not scan it when it has grown.
         let commands = options.clone().options([("enable_seqscan", "off")]);
+        let commands = pool(lanes + 2).connect_lazy_with(commands);
         Ok(Self {
-            commands: pool(lanes + 2).connect_lazy_with(commands),
+            shelf: Arc::new(Shelf::new(commands.clone(), usize::try_from(lanes).unwrap_or(1))),
+            commands,
             queries: pool(READERS).connect_lazy_with(options.clone()),
             options,
         })
@@ -50,7 +54,9 @@ impl Connections {
         Ok(connection)
     }
 
+    /// Waits for whoever still uses a connection.
     pub async fn close(&self) {
+        self.shelf.clear();
         tokio::join!(self.commands.close(), self.queries.close());
     }
 }
@@ -72,6 +78,8 @@ fn options(url: &SecretString) -> Result<PgConnectOptions, Failure> {
         ("lock_timeout", "3s"),
         ("idle_in_transaction_session_timeout", "15s"),
         ("jit", "off"),
+        // A long list must not take the cores from the commands.
+        ("max_parallel_workers_per_gather", "0"),
         ("timezone", "UTC"),
     ]))
 }

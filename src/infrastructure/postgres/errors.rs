@@ -95,6 +95,7 @@ fn is_raced_for(constraint: &str) -> bool {
 fn meaning(code: &str) -> &'static str {
     match code {
         "25006" => "read-only",
+        "3D000" => "no such database",
         "25P03" | "57P05" => "idle for too long",
         "40P01" => "deadlock",
         "55P03" => "waited too long for a lock",

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -16,7 +16,8 @@ const CAPACITY: usize = 20_000;
 #[derive(Debug, Default)]
 pub struct Handover {
     recent: Mutex<Recent>,
-    leads: AtomicBool,
+    /// More than one for a moment, when a lost leader is dropped after its successor was found.
+    leaders: AtomicUsize,
     /// For this process's relay.
     pub(super) here: Notify,
     /// For the relay of another process.
@@ -32,12 +33,15 @@ struct Recent {
 impl Handover {
     /// Whether this process's relay publishes.
     pub(super) fn leads(&self) -> bool {
-        self.leads.load(Ordering::Relaxed)
+        self.leaders.load(Ordering::Relaxed) > 0
     }
 
-    pub(super) fn set_leads(&self, leads: bool) {
-        self.leads.store(leads, Ordering::Relaxed);
-        if !leads {
+    pub(super) fn leader_came(&self) {
+        self.leaders.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn leader_went(&self) {
+        if self.leaders.fetch_sub(1, Ordering::Relaxed) == 1 {
             *self.recent.lock() = Recent::default();
         }
     }
@@ -126,10 +130,10 @@ mod tests {
         let handover = Handover::default();
         handover.remember(1, events(1).to_vec());
         assert!(handover.recall(1).is_none());
-        handover.set_leads(true);
+        handover.leader_came();
         handover.remember(1, events(1).to_vec());
         assert!(handover.recall(1).is_some());
-        handover.set_leads(false);
+        handover.leader_went();
         assert!(handover.recall(1).is_none());
     }
 }

@@ -1,14 +1,16 @@
-//! A connection on loan from the pool, which goes back only when its transaction is over.
+//! A connection on loan, which goes back only when its transaction is over.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnection, PgPool};
+use sqlx::postgres::PgConnection;
 use sqlx::{Postgres, SqlSafeStr};
 
 use crate::application::error::{Failure, FailureKind};
 
 use super::errors;
+use super::shelf::Shelf;
 
 /// More than the server's own limits, which answer first as long as there is a server.
 const PATIENCE: Duration = Duration::from_secs(18);
@@ -27,6 +29,7 @@ pub async fn answered<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -
 #[derive(Debug)]
 pub struct Loan {
     connection: Option<PoolConnection<Postgres>>,
+    shelf: Arc<Shelf>,
     state: State,
 }
 
@@ -41,9 +44,9 @@ enum State {
 
 impl Loan {
     /// Borrows a connection and begins a transaction: one round trip.
-    pub async fn begin(pool: &PgPool) -> Result<Self, Failure> {
-        let connection = pool.acquire().await.map_err(|error| errors::failure(&error))?;
-        let mut loan = Self { connection: Some(connection), state: State::Sound };
+    pub async fn begin(shelf: &Arc<Shelf>) -> Result<Self, Failure> {
+        let connection = Some(shelf.take().await?);
+        let mut loan = Self { connection, shelf: Arc::clone(shelf), state: State::Sound };
         loan.run("begin").await?;
         Ok(loan)
     }
@@ -87,7 +90,9 @@ impl Loan {
     }
 
     fn give_back(mut self) {
-        drop(self.connection.take());
+        if let Some(connection) = self.connection.take() {
+            self.shelf.put(connection);
+        }
     }
 }
 

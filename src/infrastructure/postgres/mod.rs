@@ -15,6 +15,7 @@ mod lookups;
 mod outbox;
 mod read_model;
 mod seen;
+mod shelf;
 mod store;
 mod user_list;
 mod users;

@@ -55,7 +55,7 @@ impl Outbox for PgOutbox {
         if !answered(query.fetch_one(&mut session)).await? {
             return Ok(None);
         }
-        self.handover.set_leads(true);
+        self.handover.leader_came();
         let handover = Arc::clone(&self.handover);
         let listener = tokio::spawn(listen(self.connections.queries.clone(), Arc::clone(&handover)));
         Ok(Some(PgLeader { session, handover, listener }))
@@ -75,7 +75,7 @@ impl Outbox for PgOutbox {
                 ), 0)::float8 as "oldest_transaction!"
             from outbox"#
         );
-        let row = answered(query.fetch_one(&self.connections.queries)).await?;
+        let row = answered(query.fetch_one(&self.connections.commands)).await?;
         Ok(Backlog {
             batches: row.batches,
             events: row.events,
@@ -133,7 +133,7 @@ pub struct PgLeader {
 impl Drop for PgLeader {
     fn drop(&mut self) {
         self.listener.abort();
-        self.handover.set_leads(false);
+        self.handover.leader_went();
     }
 }
 

@@ -89,7 +89,7 @@ pub async fn sweep(
         return Ok(());
     }
     let today = now.date_naive();
-    // Two days more than the window: a message's day is not the time it came.
+    // A day more than the window, for the clocks of replicas differ.
     let inbox = before(today, u64::from(retention.dedupe_days) + 1);
     let mut events = before(today, u64::from(retention.event_days));
     if let Some(unpublished) = oldest_unpublished(&mut session).await? {
@@ -112,10 +112,8 @@ async fn make(pool: &PgPool, wanted: &[(Table, BTreeSet<NaiveDate>)]) -> Result<
     for (table, days) in wanted {
         let there = partitions(&mut *acquire(pool).await?, *table).await?;
         for day in days.iter().filter(|day| !there.iter().any(|partition| partition.day == **day)) {
-            match answered_or_there(pool, *table, *day).await {
-                Ok(()) => tracing::info!(table = table.name(), %day, "partition made"),
-                Err(failure) => return Err(failure),
-            }
+            attach(pool, *table, *day).await?;
+            tracing::info!(table = table.name(), %day, "partition made");
         }
     }
     Ok(())
@@ -127,7 +125,7 @@ async fn acquire(pool: &PgPool) -> Result<sqlx::pool::PoolConnection<sqlx::Postg
 
 /// Attaching takes a weaker lock than `create table … partition of`: batches go on meanwhile. One implicit
 /// transaction, so there is none to be left open.
-async fn answered_or_there(pool: &PgPool, table: Table, day: NaiveDate) -> Result<(), Failure> {
+async fn attach(pool: &PgPool, table: Table, day: NaiveDate) -> Result<(), Failure> {
     let (parent, name) = (table.name(), table.partition(day));
     let next = day.succ_opt().unwrap_or(NaiveDate::MAX);
     let statements = format!(

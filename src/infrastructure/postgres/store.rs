@@ -14,12 +14,14 @@ use super::flush::{self, Flushed};
 use super::handover::Handover;
 use super::loan::Loan;
 use super::partitions::{self, Retention};
+use super::shelf::Shelf;
 use super::{failed_commands, seen, users};
 
 /// Where commands are carried out.
 #[derive(Debug, Clone)]
 pub struct PgStore {
     pool: PgPool,
+    shelf: Arc<Shelf>,
     handover: Arc<Handover>,
     retention: Retention,
 }
@@ -27,7 +29,12 @@ pub struct PgStore {
 impl PgStore {
     #[must_use]
     pub fn new(connections: &Connections, handover: Arc<Handover>, retention: Retention) -> Self {
-        Self { pool: connections.commands.clone(), handover, retention }
+        Self {
+            pool: connections.commands.clone(),
+            shelf: Arc::clone(&connections.shelf),
+            handover,
+            retention,
+        }
     }
 }
 
@@ -35,7 +42,7 @@ impl Store for PgStore {
     type Transaction = PgTransaction;
 
     async fn begin(&self) -> Result<PgTransaction, Failure> {
-        Ok(PgTransaction { loan: Loan::begin(&self.pool).await?, store: self.clone(), batch: None })
+        Ok(PgTransaction { loan: Loan::begin(&self.shelf).await?, store: self.clone(), batch: None })
     }
 }
 

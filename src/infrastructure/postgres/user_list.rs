@@ -88,10 +88,10 @@ fn push_filter(sql: &mut QueryBuilder<Postgres>, filter: &UserFilter) {
         None => sql,
     };
     if let Some(search) = &filter.search {
-        // As the index has it.
-        sql.push(r#" and (lower(name collate "und-x-icu") || chr(10) || email) like lower("#)
+        // Folded as the column is.
+        sql.push(" and search like lower(")
             .push_bind(format!("%{}%", escape(search)))
-            .push(r#"::text collate "und-x-icu")"#);
+            .push(r#"::text collate "und-x-icu") collate "C""#);
     }
 }
 
