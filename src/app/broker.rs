@@ -17,6 +17,8 @@ use crate::lifecycle::{Component, Health};
 
 /// A session that lasted this long was a good one: the next try comes soon.
 const GOOD: Duration = Duration::from_secs(10);
+/// For a farewell to a broker that may be gone.
+const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 /// How often a session's connections are looked at.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -155,7 +157,9 @@ impl Broker {
                 session.settled().await;
                 session.close().await;
             } else {
+                // What is in hand comes again on the next session; this one must not hold it any longer.
                 session.end();
+                drop(tokio::time::timeout(CLOSE_WITHIN, session.close()).await);
             }
             result
         };

@@ -255,7 +255,8 @@ impl Decided<'_> {
                 fingerprint: task.fingerprint,
                 known: Known::Dead,
             };
-            self.handled.insert(key, handled);
+            // A reused id stays the first message's.
+            self.handled.entry(key).or_insert(handled);
         }
         self.changes.kept.push(kept);
         Ok(Outcome::Dead { body: error_body(refusal), code: refusal.code, reason })
@@ -306,3 +307,6 @@ pub fn error_body(refusal: &Refusal) -> Arc<str> {
 fn code_of(body: &str) -> Option<super::error::Code> {
     serde_json::from_str::<ErrorReply>(body).ok().map(|reply| reply.error.code)
 }
+
+#[cfg(test)]
+mod tests;
