@@ -145,7 +145,12 @@ impl Worker {
             self.address = self.find_address();
         }
         let address = self.address.ok_or("it has not said where it listens")?;
-        http::get(address, path).await
+        let answer = http::get(address, path).await;
+        if answer.is_err() {
+            // After a restart it may be the port of the process before.
+            self.address = None;
+        }
+        answer
     }
 
     pub async fn metrics(&mut self) -> String {

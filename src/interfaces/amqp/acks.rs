@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lapin::Channel;
 use lapin::options::BasicAckOptions;
-use parking_lot::Mutex;
+use tokio::sync::Mutex;
 
 /// How long a settled delivery waits for earlier ones before it is acknowledged alone.
 const WAIT_FOR_EARLIER: Duration = Duration::from_millis(50);
@@ -16,6 +16,8 @@ const WAIT_FOR_EARLIER: Duration = Duration::from_millis(50);
 #[derive(Debug, Clone)]
 pub(super) struct Acks {
     channel: Channel,
+    /// Held until an ack is written: the broker closes the channel over a tag that a later, wider ack has
+    /// overtaken.
     runs: Arc<Mutex<Runs>>,
 }
 
@@ -69,30 +71,23 @@ impl Acks {
     /// Acknowledges deliveries that are settled. An ack that cannot be sent is a redelivery to come, which the
     /// inbox answers.
     pub async fn settle(&self, tags: Vec<u64>) {
-        let (run, sweep) = {
-            let mut runs = self.runs.lock();
-            let run = runs.settle(tags);
-            let sweep = !runs.early.is_empty() && !runs.sweeping;
-            runs.sweeping |= sweep;
-            (run, sweep)
-        };
-        if sweep {
-            let acks = self.clone();
-            tokio::spawn(async move {
-                tokio::time::sleep(WAIT_FOR_EARLIER).await;
-                let tags = {
-                    let mut runs = acks.runs.lock();
-                    runs.sweeping = false;
-                    runs.sweep()
-                };
-                for tag in tags {
-                    acks.ack(tag, false).await;
-                }
-            });
-        }
-        if let Some(tag) = run {
+        let mut runs = self.runs.lock().await;
+        if let Some(tag) = runs.settle(tags) {
             self.ack(tag, true).await;
         }
+        if runs.early.is_empty() || runs.sweeping {
+            return;
+        }
+        runs.sweeping = true;
+        let acks = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(WAIT_FOR_EARLIER).await;
+            let mut runs = acks.runs.lock().await;
+            runs.sweeping = false;
+            for tag in runs.sweep() {
+                acks.ack(tag, false).await;
+            }
+        });
     }
 
     async fn ack(&self, tag: u64, multiple: bool) {
