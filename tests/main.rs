@@ -24,4 +24,5 @@ mod inbox;
 mod layers;
 mod network;
 mod queries;
+mod schema;
 mod servers;
