@@ -31,14 +31,14 @@ impl Connections {
     /// A [`Failure`] where the URL cannot be read; it does not repeat the URL.
     pub fn new(url: &SecretString, lanes: u32) -> Result<Self, Failure> {
         let options = options(url)?;
-        // Commands touch single rows only. A plan made while a table was small must not scan it when it has grown.
-        let commands = options.clone().options([("enable_seqscan", "off")]);
-        let commands = pool(lanes + 2).connect_lazy_with(commands);
+        // These touch single rows only. A plan made while a table was small must not scan it when it has grown.
+        let pointed = options.clone().options([("enable_seqscan", "off")]);
+        let commands = pool(lanes + 2).connect_lazy_with(pointed.clone());
         Ok(Self {
             shelf: Arc::new(Shelf::new(commands.clone(), usize::try_from(lanes).unwrap_or(1))),
             commands,
-            queries: pool(READERS).connect_lazy_with(options.clone()),
-            options,
+            queries: pool(READERS).connect_lazy_with(options),
+            options: pointed,
         })
     }
 

@@ -29,8 +29,15 @@ pub async fn list(
     let limit = usize::try_from(filter.limit).unwrap_or_default();
     let has_more = rows.len() > limit;
     rows.truncate(limit);
-    let first = sqlx::query_scalar!("select min(sequence) from events where subject = $1", filter.subject);
-    let first_sequence = answered(first.fetch_one(pool)).await?;
+    let first_sequence = match rows.first() {
+        Some(first) if filter.after_sequence < 1 => Some(first.sequence),
+        None if filter.after_sequence < 1 => None,
+        _ => {
+            let query =
+                sqlx::query_scalar!("select min(sequence) from events where subject = $1", filter.subject);
+            answered(query.fetch_one(pool)).await?
+        }
+    };
     let view = |event: &NewEvent| {
         EventView::of(event, source, schema_base)
             .map_err(|_| errors::permanent("an event's data cannot be read"))

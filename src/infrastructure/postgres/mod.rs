@@ -14,6 +14,7 @@ mod loan;
 mod lookups;
 mod outbox;
 mod read_model;
+mod search_index;
 mod seen;
 mod shelf;
 mod store;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use chrono::{DateTime, Days, NaiveDate, Utc};
+use chrono::{DateTime, Days, NaiveDate, Utc, Weekday};
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::{PgConnection, PgPool};
 
@@ -42,12 +42,22 @@ impl Table {
         }
     }
 
-    /// `inbox_y2026m11d21`
-    fn partition(self, day: NaiveDate) -> String {
-        format!("{}_{}", self.name(), day.format("y%Ym%md%d"))
+    /// The days of the partition that holds this one. Few partitions for the events, since a subject's may be in
+    /// any; small ones for the inbox, where a message's day is known.
+    fn span(self, day: NaiveDate) -> (NaiveDate, NaiveDate) {
+        let (first, days) = match self {
+            Self::Inbox => (day, 1),
+            Self::Events => (day.week(Weekday::Mon).checked_first_day().unwrap_or(day), 7),
+        };
+        (first, first.checked_add_days(Days::new(days)).unwrap_or(NaiveDate::MAX))
     }
 
-    fn day_of(self, partition: &str) -> Option<NaiveDate> {
+    /// `inbox_y2026m11d21`, after its first day.
+    fn partition(self, first: NaiveDate) -> String {
+        format!("{}_{}", self.name(), first.format("y%Ym%md%d"))
+    }
+
+    fn first_day_of(self, partition: &str) -> Option<NaiveDate> {
         let rest = partition.strip_prefix(self.name())?.strip_prefix('_')?;
         NaiveDate::parse_from_str(rest, "y%Ym%md%d").ok()
     }
@@ -111,9 +121,11 @@ fn before(today: NaiveDate, days: u64) -> NaiveDate {
 async fn make(pool: &PgPool, wanted: &[(Table, BTreeSet<NaiveDate>)]) -> Result<(), Failure> {
     for (table, days) in wanted {
         let there = partitions(&mut *acquire(pool).await?, *table).await?;
-        for day in days.iter().filter(|day| !there.iter().any(|partition| partition.day == **day)) {
-            attach(pool, *table, *day).await?;
-            tracing::info!(table = table.name(), %day, "partition made");
+        let spans: BTreeSet<_> = days.iter().map(|day| table.span(*day)).collect();
+        for span in spans.into_iter().filter(|span| !there.iter().any(|partition| partition.first == span.0))
+        {
+            attach(pool, *table, span).await?;
+            tracing::info!(table = table.name(), from = %span.0, "partition made");
         }
     }
     Ok(())
@@ -125,13 +137,12 @@ async fn acquire(pool: &PgPool) -> Result<sqlx::pool::PoolConnection<sqlx::Postg
 
 /// Attaching takes a weaker lock than `create table … partition of`: batches go on meanwhile. One implicit
 /// transaction, so there is none to be left open.
-async fn attach(pool: &PgPool, table: Table, day: NaiveDate) -> Result<(), Failure> {
-    let (parent, name) = (table.name(), table.partition(day));
-    let next = day.succ_opt().unwrap_or(NaiveDate::MAX);
+async fn attach(pool: &PgPool, table: Table, (first, next): (NaiveDate, NaiveDate)) -> Result<(), Failure> {
+    let (parent, name) = (table.name(), table.partition(first));
     let statements = format!(
         "select pg_advisory_xact_lock({MAKER});
         create table {name} (like {parent} including defaults including storage);
-        alter table {parent} attach partition {name} for values from ('{day}') to ('{next}');"
+        alter table {parent} attach partition {name} for values from ('{first}') to ('{next}');"
     );
     let mut connection = acquire(pool).await?;
     // Names and days only, both made here.
@@ -148,7 +159,7 @@ async fn attach(pool: &PgPool, table: Table, day: NaiveDate) -> Result<(), Failu
 
 struct Partition {
     name: String,
-    day: NaiveDate,
+    first: NaiveDate,
     /// A detachment was begun and not finished.
     leaving: bool,
 }
@@ -162,8 +173,8 @@ async fn partitions(connection: &mut PgConnection, table: Table) -> Result<Vec<P
     );
     let rows = answered(query.fetch_all(connection)).await?;
     let known = rows.into_iter().filter_map(|row| {
-        let day = table.day_of(&row.name)?;
-        Some(Partition { name: row.name, day, leaving: row.leaving })
+        let first = table.first_day_of(&row.name)?;
+        Some(Partition { name: row.name, first, leaving: row.leaving })
     });
     Ok(known.collect())
 }
@@ -171,21 +182,24 @@ async fn partitions(connection: &mut PgConnection, table: Table) -> Result<Vec<P
 /// Detached first, concurrently, so that no batch waits for the drop.
 async fn drop_before(session: &mut PgConnection, table: Table, limit: NaiveDate) -> Result<(), Failure> {
     let parent = table.name();
-    for partition in partitions(session, table).await?.into_iter().filter(|partition| partition.day < limit) {
+    let past = |first: NaiveDate| table.span(first).1 <= limit;
+    for partition in partitions(session, table).await?.into_iter().filter(|partition| past(partition.first)) {
         let name = &partition.name;
         let detach = if partition.leaving { "finalize" } else { "concurrently" };
         run(session, format!("alter table {parent} detach partition {name} {detach}")).await?;
         run(session, format!("drop table {name}")).await?;
-        tracing::info!(table = parent, day = %partition.day, "partition dropped");
+        tracing::info!(table = parent, from = %partition.first, "partition dropped");
     }
     // Detached by a housekeeper that never came to drop them.
-    for name in strays(session, table, limit).await? {
-        run(session, format!("drop table {name}")).await?;
+    for name in strays(session, table).await? {
+        if table.first_day_of(&name).is_some_and(past) {
+            run(session, format!("drop table {name}")).await?;
+        }
     }
     Ok(())
 }
 
-async fn strays(session: &mut PgConnection, table: Table, limit: NaiveDate) -> Result<Vec<String>, Failure> {
+async fn strays(session: &mut PgConnection, table: Table) -> Result<Vec<String>, Failure> {
     let query = sqlx::query_scalar!(
         r#"select c.relname::text as "name!" from pg_class c
         where c.relkind = 'r' and not c.relispartition and starts_with(c.relname::text, $1)
@@ -193,8 +207,7 @@ async fn strays(session: &mut PgConnection, table: Table, limit: NaiveDate) -> R
         format!("{}_y", table.name()),
         table.name()
     );
-    let names = answered(query.fetch_all(session)).await?;
-    Ok(names.into_iter().filter(|name| table.day_of(name).is_some_and(|day| day < limit)).collect())
+    answered(query.fetch_all(session)).await
 }
 
 async fn run(session: &mut PgConnection, statement: String) -> Result<(), Failure> {
@@ -237,9 +250,17 @@ mod tests {
         let day = NaiveDate::from_ymd_opt(2026, 1, 9).unwrap();
         let name = Table::Events.partition(day);
         assert_eq!(name, "events_y2026m01d09");
-        assert_eq!(Table::Events.day_of(&name), Some(day));
-        assert_eq!(Table::Inbox.day_of(&name), None);
-        assert_eq!(Table::Events.day_of("events_default"), None);
+        assert_eq!(Table::Events.first_day_of(&name), Some(day));
+        assert_eq!(Table::Inbox.first_day_of(&name), None);
+        assert_eq!(Table::Events.first_day_of("events_default"), None);
+    }
+
+    #[test]
+    fn events_are_kept_by_the_week() {
+        let day = |day| NaiveDate::from_ymd_opt(2026, 11, day).unwrap();
+        assert_eq!(Table::Events.span(day(22)), (day(16), day(23)));
+        assert_eq!(Table::Events.span(day(23)), (day(23), day(30)));
+        assert_eq!(Table::Inbox.span(day(22)), (day(22), day(23)));
     }
 
     #[test]

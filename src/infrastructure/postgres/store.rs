@@ -14,6 +14,7 @@ use super::flush::{self, Flushed};
 use super::handover::Handover;
 use super::loan::Loan;
 use super::partitions::{self, Retention};
+use super::search_index::SearchIndex;
 use super::shelf::Shelf;
 use super::{failed_commands, seen, users};
 
@@ -23,16 +24,19 @@ pub struct PgStore {
     pool: PgPool,
     shelf: Arc<Shelf>,
     handover: Arc<Handover>,
+    search: Arc<SearchIndex>,
     retention: Retention,
 }
 
 impl PgStore {
+    /// Needs a tokio runtime.
     #[must_use]
     pub fn new(connections: &Connections, handover: Arc<Handover>, retention: Retention) -> Self {
         Self {
             pool: connections.commands.clone(),
             shelf: Arc::clone(&connections.shelf),
             handover,
+            search: Arc::new(SearchIndex::new(&connections.commands)),
             retention,
         }
     }
@@ -84,6 +88,7 @@ impl Transaction for PgTransaction {
         match self.loan.commit().await {
             Ok(()) => {
                 handover.committed();
+                self.store.search.has_grown();
                 Ok(())
             }
             Err(failure) => {
