@@ -1,3 +1,5 @@
+//! What becomes of each command of a batch, on plain values.
+
 use std::collections::BTreeSet;
 
 use rstest::rstest;

@@ -3,8 +3,9 @@
 use std::process::ExitCode;
 
 use super::fail;
+use crate::app;
 use crate::config::Settings;
-use crate::{app, telemetry};
+use crate::telemetry;
 
 pub(super) async fn run(settings: Settings) -> ExitCode {
     if let Err(error) = telemetry::start(&settings.log) {
