@@ -40,20 +40,19 @@ impl Default for Runs {
 }
 
 impl Runs {
-    /// Takes tags that are settled; the last tag of the run from `next` on, if it grew.
+    /// Takes tags that are settled; the last one of the run from `next` on that is not acknowledged yet: the
+    /// broker closes the channel over a run that ends in one it no longer knows.
     fn settle(&mut self, tags: impl IntoIterator<Item = u64>) -> Option<u64> {
-        self.early.extend(tags.into_iter().filter(|tag| *tag >= self.next));
-        let before = self.next;
-        let mut covers_new = false;
+        self.early.extend(tags.into_iter().filter(|tag| *tag >= self.next && !self.alone.contains(tag)));
+        let mut last = None;
         loop {
             if self.early.remove(&self.next) {
-                covers_new = true;
+                last = Some(self.next);
             } else if !self.alone.remove(&self.next) {
-                break;
+                return last;
             }
             self.next += 1;
         }
-        (covers_new && self.next > before).then(|| self.next - 1)
     }
 
     fn sweep(&mut self) -> Vec<u64> {
@@ -110,7 +109,8 @@ mod tests {
         assert_eq!(runs.sweep(), [5]);
         assert_eq!(runs.settle([6]), None);
         assert_eq!(runs.settle([4]), Some(6));
-        assert_eq!(runs.settle([7]), Some(7));
+        assert_eq!(runs.settle([8]), None);
+        assert_eq!(runs.settle([7]), Some(8));
     }
 
     #[test]
@@ -119,7 +119,7 @@ mod tests {
         runs.settle([2]);
         assert_eq!(runs.sweep(), [2]);
         assert_eq!(runs.settle([2]), None);
-        assert_eq!(runs.settle([1]), Some(2));
+        assert_eq!(runs.settle([1]), Some(1), "the broker no longer knows 2");
         assert!(runs.early.is_empty() && runs.alone.is_empty());
     }
 }
