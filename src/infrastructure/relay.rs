@@ -68,7 +68,7 @@ pub async fn serve_term<O: Outbox>(
     loop {
         let mut read = false;
         tokio::select! {
-            Some(progress) = term.progress.next() => term.advance(progress).await?,
+            Some(progress) = term.progress.next() => term.advance(progress)?,
             () = outbox.committed(), if term.has_room() => read = true,
             _ = heartbeat.tick() => {
                 // Even where there is no room to read, the session must be seen to live before the next publish.
@@ -78,7 +78,7 @@ pub async fn serve_term<O: Outbox>(
             () = stop.cancelled() => return term.wind_up(leader).await,
         }
         while let Some(Some(progress)) = term.progress.next().now_or_never() {
-            term.advance(progress).await?;
+            term.advance(progress)?;
         }
         if term.done.len() >= DELETE || (term.left == 0 && !term.done.is_empty()) {
             term.delete(leader).await?;
@@ -142,7 +142,7 @@ impl Term<'_> {
             }
             for index in order {
                 let events = Arc::clone(&batch.events);
-                self.enqueue(Outgoing { batch: batch.id, events, index, refusals: 0 }).await?;
+                self.enqueue(Outgoing { batch: batch.id, events, index, refusals: 0 });
             }
             if batch.events.is_empty() {
                 self.finish(batch.id);
@@ -151,42 +151,40 @@ impl Term<'_> {
         Ok(())
     }
 
-    async fn enqueue(&mut self, outgoing: Outgoing) -> Result<(), TermEnd> {
-        let Some(subject) = outgoing.event().map(|event| event.subject) else { return Ok(()) };
+    fn enqueue(&mut self, outgoing: Outgoing) {
+        let Some(subject) = outgoing.event().map(|event| event.subject) else { return };
         match self.subjects.entry(subject) {
             Entry::Occupied(mut waiting) => {
                 waiting.get_mut().push_back(outgoing);
-                Ok(())
             }
             Entry::Vacant(entry) => {
                 entry.insert(VecDeque::new());
-                self.publish(outgoing).await
+                self.publish(outgoing);
             }
         }
     }
 
-    async fn publish(&mut self, outgoing: Outgoing) -> Result<(), TermEnd> {
-        let Some(event) = outgoing.event() else { return Ok(()) };
-        let confirm = self.publisher.publish(event).await?;
+    fn publish(&mut self, outgoing: Outgoing) {
+        let Some(event) = outgoing.event() else { return };
+        let sent = self.publisher.publish(event);
         failpoint::hit("relay_after_publish");
-        self.progress.push(Box::pin(async move { Progress::Sent(outgoing, confirm.await) }));
-        Ok(())
+        self.progress.push(Box::pin(async move { Progress::Sent(outgoing, sent.await) }));
     }
 
-    async fn advance(&mut self, progress: Progress) -> Result<(), TermEnd> {
+    fn advance(&mut self, progress: Progress) -> Result<(), TermEnd> {
         match progress {
-            Progress::Due(outgoing) => self.publish(outgoing).await,
-            Progress::Sent(_, Sent::Unknown) => Err(TermEnd::Unconfirmed),
+            Progress::Due(outgoing) => self.publish(outgoing),
+            Progress::Sent(_, Sent::Unknown) => return Err(TermEnd::Unconfirmed),
             Progress::Sent(outgoing, Sent::Refused) => {
                 self.refused(outgoing);
-                Ok(())
             }
             Progress::Sent(outgoing, Sent::Confirmed) => {
                 failpoint::hit("relay_after_confirm");
                 counter!(crate::metrics::EVENTS_PUBLISHED).increment(1);
-                self.confirmed(outgoing).await
+                self.confirmed(outgoing);
             }
         }
+        Ok(())
     }
 
     fn refused(&mut self, mut outgoing: Outgoing) {
@@ -207,7 +205,7 @@ impl Term<'_> {
         }));
     }
 
-    async fn confirmed(&mut self, outgoing: Outgoing) -> Result<(), TermEnd> {
+    fn confirmed(&mut self, outgoing: Outgoing) {
         let subject = outgoing.event().map(|event| event.subject);
         self.left = self.left.saturating_sub(1);
         if let Some(left) = self.batches.get_mut(&outgoing.batch) {
@@ -216,12 +214,11 @@ impl Term<'_> {
                 self.finish(outgoing.batch);
             }
         }
-        let Some(subject) = subject else { return Ok(()) };
+        let Some(subject) = subject else { return };
         match self.subjects.get_mut(&subject).and_then(VecDeque::pop_front) {
-            Some(next) => self.publish(next).await,
+            Some(next) => self.publish(next),
             None => {
                 self.subjects.remove(&subject);
-                Ok(())
             }
         }
     }
@@ -246,7 +243,7 @@ impl Term<'_> {
         tokio::pin!(last);
         while self.left > 0 {
             tokio::select! {
-                Some(progress) = self.progress.next() => self.advance(progress).await?,
+                Some(progress) = self.progress.next() => self.advance(progress)?,
                 () = &mut last => break,
             }
         }

@@ -1,5 +1,6 @@
 //! Publishes events, each confirmed by the broker.
 
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
@@ -8,7 +9,7 @@ use lapin::{BasicProperties, Channel, Confirmation, Connection};
 
 use super::connection::{BrokerError, in_time};
 use crate::application::dto::render;
-use crate::application::ports::NewEvent;
+use crate::application::ports::{NewEvent, Pending};
 
 /// For the broker to confirm one event.
 const CONFIRM_WITHIN: Duration = Duration::from_secs(10);
@@ -51,18 +52,13 @@ impl EventPublisher {
         })
     }
 
-    /// Hands an event to the broker; the future it gives tells what became of it.
-    ///
-    /// # Errors
-    /// [`BrokerError`], and then the channel is not to be used any more.
-    pub async fn publish(
-        &self,
-        event: &NewEvent,
-    ) -> Result<impl Future<Output = Sent> + Send + 'static, BrokerError> {
+    /// Hands an event to the broker, after every event that was handed over before; the future tells what became
+    /// of it.
+    pub fn publish(&self, event: &NewEvent) -> Pending<'static, Sent> {
         let mut properties = BasicProperties::default()
             .with_content_type("application/cloudevents+json".into())
             .with_delivery_mode(PERSISTENT)
-            .with_type(event.kind.as_ref().into())
+            .with_type((&*event.kind).into())
             .with_message_id(event.id.to_string().into());
         if let Some(parent) = &event.traceparent {
             let mut headers = FieldTable::default();
@@ -73,20 +69,23 @@ impl EventPublisher {
             properties = properties.with_headers(headers);
         }
         let body = render(event, &self.source, &self.schema_base);
-        let publish = self.channel.basic_publish(
-            self.exchange.clone(),
-            event.kind.as_ref().into(),
-            BasicPublishOptions::default(),
-            body.as_bytes(),
-            properties,
-        );
-        let confirm = in_time(publish).await?;
-        Ok(async move {
-            match tokio::time::timeout(CONFIRM_WITHIN, confirm).await {
+        let (channel, exchange, key) = (self.channel.clone(), self.exchange.clone(), (&*event.kind).into());
+        let mut sent: Pending<'static, Sent> = Box::pin(async move {
+            let confirmed = async {
+                let options = BasicPublishOptions::default();
+                channel.basic_publish(exchange, key, options, body.as_bytes(), properties).await?.await
+            };
+            match tokio::time::timeout(CONFIRM_WITHIN, confirmed).await {
                 Ok(Ok(Confirmation::Ack(_))) => Sent::Confirmed,
                 Ok(Ok(Confirmation::Nack(_))) => Sent::Refused,
                 Ok(Ok(Confirmation::NotRequested) | Err(_)) | Err(_) => Sent::Unknown,
             }
-        })
+        });
+        // The first poll queues the frames: now, so that the order of the calls is the order on the wire, and
+        // without waiting for each frame to be written.
+        match sent.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(sent) => Box::pin(std::future::ready(sent)),
+            Poll::Pending => sent,
+        }
     }
 }

@@ -1,11 +1,13 @@
 //! Publishes replies on a channel of their own, each within a time limit.
 
+use std::future::poll_fn;
+use std::task::Poll;
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation, Connection};
 use metrics::counter;
+use parking_lot::Mutex;
 use tokio::sync::RwLock;
 
 /// For the broker to take and confirm a reply. After it, the reply counts as delivered: the effect stands, and a
@@ -25,12 +27,15 @@ pub(super) struct Outgoing {
 pub(super) struct Replies {
     connection: Connection,
     channel: RwLock<Channel>,
+    /// Held while replies are queued: lapin numbers a confirm and queues its frames with nothing to keep two
+    /// threads from doing one in one order and the other in the other.
+    turn: Mutex<()>,
 }
 
 impl Replies {
     pub async fn open(connection: Connection) -> lapin::Result<Self> {
         let channel = RwLock::new(confirming(&connection).await?);
-        Ok(Self { connection, channel })
+        Ok(Self { connection, channel, turn: Mutex::new(()) })
     }
 
     pub fn connected(&self) -> bool {
@@ -42,48 +47,71 @@ impl Replies {
         if replies.is_empty() {
             return;
         }
-        let sent = async {
-            let mut confirms = Vec::with_capacity(replies.len());
-            for reply in &replies {
-                match self.publish(reply).await {
-                    Ok(confirm) => confirms.push(confirm),
-                    Err(error) => {
-                        counter!(crate::metrics::REPLIES, "result" => "failed").increment(1);
-                        tracing::warn!(%error, "a reply could not be published");
-                    }
+        match tokio::time::timeout(CONFIRM_WITHIN, self.publish(&replies)).await {
+            Ok(results) => {
+                for result in results {
+                    let result = match result {
+                        Ok(Confirmation::Ack(_)) => "confirmed",
+                        Ok(Confirmation::Nack(_)) => "refused",
+                        Ok(Confirmation::NotRequested) => "unknown",
+                        Err(error) => {
+                            tracing::debug!(%error, "a reply could not be published");
+                            "failed"
+                        }
+                    };
+                    counter!(crate::metrics::REPLIES, "result" => result).increment(1);
                 }
             }
-            for confirmation in join_all(confirms).await {
-                let result = match confirmation {
-                    Ok(Confirmation::Ack(_)) => "confirmed",
-                    Ok(Confirmation::Nack(_)) => "refused",
-                    Ok(Confirmation::NotRequested) | Err(_) => "unknown",
-                };
-                counter!(crate::metrics::REPLIES, "result" => result).increment(1);
+            Err(_) => {
+                counter!(crate::metrics::REPLIES, "result" => "timed_out").increment(1);
+                tracing::warn!("the broker did not confirm replies in time");
+                // Confirms that nobody waits for stay with their channel for as long as it lives.
+                self.renew(true).await;
             }
-        };
-        if tokio::time::timeout(CONFIRM_WITHIN, sent).await.is_err() {
-            counter!(crate::metrics::REPLIES, "result" => "timed_out").increment(1);
-            tracing::warn!("the broker did not confirm replies in time");
         }
     }
 
-    async fn publish(
-        &self,
-        reply: &Outgoing,
-    ) -> lapin::Result<impl Future<Output = lapin::Result<Confirmation>> + Send + use<>> {
-        let first = publish_on(&*self.channel.read().await, reply).await;
-        match first {
-            Ok(confirm) => Ok(confirm),
-            Err(_) => {
-                let mut channel = self.channel.write().await;
-                if !channel.status().connected() {
-                    *channel = confirming(&self.connection).await?;
-                }
-                publish_on(&channel, reply).await
+    async fn publish(&self, replies: &[Outgoing]) -> Vec<lapin::Result<Confirmation>> {
+        if !self.channel.read().await.status().connected() {
+            self.renew(false).await;
+        }
+        let channel = self.channel.read().await.clone();
+        let mut sends: Vec<_> = replies.iter().map(|reply| Box::pin(send_on(&channel, reply))).collect();
+        // The first poll queues a reply's frames: all of them before any is waited for.
+        let mut results: Vec<Option<lapin::Result<Confirmation>>> = poll_fn(|context| {
+            let _turn = self.turn.lock();
+            let first = sends.iter_mut().map(|send| match send.as_mut().poll(context) {
+                Poll::Ready(result) => Some(result),
+                Poll::Pending => None,
+            });
+            Poll::Ready(first.collect())
+        })
+        .await;
+        for (send, result) in sends.into_iter().zip(&mut results) {
+            if result.is_none() {
+                *result = Some(send.await);
             }
         }
+        results.into_iter().flatten().collect()
     }
+
+    /// Opens another channel in place of one that is closed, or of any.
+    async fn renew(&self, any: bool) {
+        let mut channel = self.channel.write().await;
+        if !any && channel.status().connected() {
+            return;
+        }
+        match tokio::time::timeout(CONFIRM_WITHIN, confirming(&self.connection)).await {
+            Ok(Ok(fresh)) => *channel = fresh,
+            // The session's supervisor sees to a connection that is gone.
+            Ok(Err(error)) => tracing::debug!(%error, "no channel for replies"),
+            Err(_) => tracing::debug!("no channel for replies in time"),
+        }
+    }
+}
+
+async fn send_on(channel: &Channel, reply: &Outgoing) -> lapin::Result<Confirmation> {
+    publish_on(channel, reply).await?.await
 }
 
 async fn confirming(connection: &Connection) -> lapin::Result<Channel> {
