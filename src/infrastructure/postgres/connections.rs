@@ -15,7 +15,7 @@ use super::loan::answered;
 use super::shelf::{FRESH, Shelf};
 
 /// For queries, and for the one that listens for other processes' batches.
-const READERS: u32 = 4 + 1;
+pub const READERS: u32 = 4 + 1;
 
 /// The pools of one process. Nothing connects before it is used.
 #[derive(Debug, Clone)]

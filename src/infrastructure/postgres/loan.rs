@@ -45,10 +45,17 @@ enum State {
 impl Loan {
     /// Borrows a connection and begins a transaction: one round trip.
     pub async fn begin(shelf: &Arc<Shelf>) -> Result<Self, Failure> {
-        let connection = Some(shelf.take().await?);
-        let mut loan = Self { connection, shelf: Arc::clone(shelf), state: State::Sound };
-        loan.run("begin").await?;
-        Ok(loan)
+        loop {
+            let (connection, rested) = shelf.take().await?;
+            let connection = Some(connection);
+            let mut loan = Self { connection, shelf: Arc::clone(shelf), state: State::Sound };
+            match loan.run("begin").await {
+                Ok(()) => return Ok(loan),
+                // The server was restarted meanwhile: nothing is lost yet.
+                Err(failure) if rested && failure.kind == FailureKind::Away => {}
+                Err(failure) => return Err(failure),
+            }
+        }
     }
 
     pub fn connection(&mut self) -> Result<&mut PgConnection, Failure> {

@@ -16,6 +16,7 @@ use crate::domain::{Email, Role};
 
 use super::errors;
 use super::loan::answered;
+use super::read_model::read;
 
 /// How many share a statement.
 const TOGETHER: usize = 256;
@@ -64,7 +65,7 @@ async fn work(pool: PgPool, waiting: Arc<Mutex<Queue>>) {
         }
         // A lookup whose caller is gone costs nothing more.
         batch.retain(|(_, sender)| !sender.is_closed());
-        let found = find(&pool, batch.iter().map(|(key, _)| key)).await;
+        let found = read(|| find(&pool, batch.iter().map(|(key, _)| key))).await;
         for (key, sender) in batch {
             let answer = match &found {
                 Ok(users) => Ok(users.get(&key).cloned()),

@@ -121,11 +121,15 @@ fn before(today: NaiveDate, days: u64) -> NaiveDate {
 async fn make(pool: &PgPool, wanted: &[(Table, BTreeSet<NaiveDate>)]) -> Result<(), Failure> {
     for (table, days) in wanted {
         let there = partitions(&mut *acquire(pool).await?, *table).await?;
+        let mut made = 0;
         let spans: BTreeSet<_> = days.iter().map(|day| table.span(*day)).collect();
         for span in spans.into_iter().filter(|span| !there.iter().any(|partition| partition.first == span.0))
         {
             attach(pool, *table, span).await?;
-            tracing::info!(table = table.name(), from = %span.0, "partition made");
+            made += 1;
+        }
+        if made > 0 {
+            tracing::info!(table = table.name(), made, "partitions made");
         }
     }
     Ok(())

@@ -1,18 +1,38 @@
 //! The read model: queries see users and events as they were committed, on connections of their own.
 
+use std::time::{Duration, Instant};
+
 use sqlx::postgres::PgPool;
 
 use crate::application::dto::{EventPage, EventView, PageMeta, UserView};
-use crate::application::error::Failure;
+use crate::application::error::{Failure, FailureKind};
 use crate::application::ports::{Pending, ReadModel};
 use crate::application::query::{EventFilter, UserFilter, UserKey};
 use crate::domain::{Id, PasswordHash, User};
 
-use super::connections::Connections;
+use super::connections::{Connections, READERS};
 use super::event_list;
 use super::loan::answered;
 use super::lookups::Lookups;
 use super::user_list;
+
+/// A connection that turns out to be dead tells so at once.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
+/// Reads, and reads again where the connection was lost while it rested, as all do when the server is restarted.
+pub(super) async fn read<T, F>(read: impl Fn() -> F) -> Result<T, Failure>
+where
+    F: Future<Output = Result<T, Failure>>,
+{
+    let begun = Instant::now();
+    for _ in 0..READERS {
+        match read().await {
+            Err(failure) if failure.kind == FailureKind::Away && begun.elapsed() < AT_ONCE => {}
+            answer => return answer,
+        }
+    }
+    read().await
+}
 
 #[derive(Debug)]
 pub struct PgReadModel {
@@ -41,23 +61,23 @@ impl ReadModel for PgReadModel {
         &'a self,
         filter: &'a UserFilter,
     ) -> Pending<'a, Result<(Vec<UserView>, PageMeta), Failure>> {
-        Box::pin(user_list::list(&self.pool, filter))
+        Box::pin(read(|| user_list::list(&self.pool, filter)))
     }
 
     fn events<'a>(
         &'a self,
         filter: &'a EventFilter,
     ) -> Pending<'a, Result<(Vec<EventView>, EventPage), Failure>> {
-        Box::pin(event_list::list(&self.pool, filter, &self.source, &self.schema_base))
+        Box::pin(read(|| event_list::list(&self.pool, filter, &self.source, &self.schema_base)))
     }
 
     fn password_hash(&self, id: Id<User>) -> Pending<'_, Result<Option<PasswordHash>, Failure>> {
-        Box::pin(async move {
+        Box::pin(read(move || async move {
             let query = sqlx::query_scalar!(
                 "select password_hash from users where id = $1 and deleted_at is null",
                 id.uuid()
             );
             Ok(answered(query.fetch_optional(&self.pool)).await?.map(PasswordHash::new))
-        })
+        }))
     }
 }

@@ -30,17 +30,19 @@ impl Shelf {
         Self { pool, resting: Mutex::new(Vec::new()), size }
     }
 
-    pub async fn take(&self) -> Result<PoolConnection<Postgres>, Failure> {
+    /// A connection, and whether it rested here: then it may turn out to be dead, and another try is worth while.
+    pub async fn take(&self) -> Result<(PoolConnection<Postgres>, bool), Failure> {
         while let Some((since, mut connection)) = self.pop() {
             if since.elapsed() < FRESH {
-                return Ok(connection);
+                return Ok((connection, true));
             }
             if matches!(tokio::time::timeout(PING, connection.ping()).await, Ok(Ok(()))) {
-                return Ok(connection);
+                return Ok((connection, true));
             }
             drop(connection.detach());
         }
-        self.pool.acquire().await.map_err(|error| errors::failure(&error))
+        let connection = self.pool.acquire().await.map_err(|error| errors::failure(&error))?;
+        Ok((connection, false))
     }
 
     /// The one that rested the shortest.
