@@ -22,7 +22,7 @@ async fn an_event_is_a_cloud_event_that_names_its_cause() {
     let service = format!("service:{}", crate::support::broker::user());
     for (name, expected) in [
         ("specversion", json!("1.0")),
-        ("source", json!("/roster")),
+        ("source", json!(format!("/{}", stage.namespace))),
         ("type", json!("user.created.v1")),
         ("subject", json!(reply.id())),
         ("datacontenttype", json!("application/json")),

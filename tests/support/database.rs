@@ -9,6 +9,8 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row};
 use uuid::Uuid;
 
+use super::worker::Builder;
+
 /// The server's address, with rights to create databases.
 pub fn server_url() -> String {
     std::env::var("DATABASE_URL").unwrap_or_else(|_| "postgres://postgres@127.0.0.1:5432/postgres".to_owned())
@@ -94,7 +96,7 @@ async fn template(server: &mut PgConnection) -> String {
         let building = format!("{name}_b");
         let _ = execute(server, &format!("drop database if exists {building} with (force)")).await;
         execute(server, &format!("create database {building}")).await.expect("the right to create databases");
-        migrate(&with_database(&server_url(), &building));
+        prepare(&with_database(&server_url(), &building)).await;
         execute(server, &format!("alter database {building} rename to {name}"))
             .await
             .expect("the template renamed");
@@ -103,7 +105,8 @@ async fn template(server: &mut PgConnection) -> String {
     name
 }
 
-fn migrate(url: &str) {
+/// Migrates, and lets a worker run until it is ready: it makes the partitions, which take time.
+async fn prepare(url: &str) {
     let output = Command::new(env!("CARGO_BIN_EXE_roster"))
         .args(["migrate", "up"])
         .env("DATABASE_URL", url)
@@ -117,6 +120,15 @@ fn migrate(url: &str) {
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
+    let namespace = format!("t{}", Uuid::new_v4().simple());
+    let folder = std::env::temp_dir().join(format!("roster-{namespace}"));
+    std::fs::create_dir_all(&folder).expect("a folder for logs");
+    let builder = Builder::new(&folder, "template".to_owned(), url, &namespace);
+    let mut worker = builder.start().await;
+    worker.terminate();
+    worker.wait_exit(super::PATIENCE).await;
+    let _ = super::broker::delete(&namespace, &[]).await;
+    let _ = std::fs::remove_dir_all(folder);
 }
 
 /// Drops templates of earlier builds, and what killed runs left an hour ago or earlier.

@@ -81,6 +81,7 @@ impl Builder {
     /// Starts the worker and does not wait.
     pub fn spawn(self) -> Worker {
         let log = self.folder.join(format!("{}.log", self.name));
+        let log_from = std::fs::metadata(&log).map_or(0, |metadata| metadata.len());
         let file = File::options().create(true).append(true).open(&log);
         let file = file.expect("a log file for the worker");
         let http_file = self.folder.join(format!("{}.http", self.name));
@@ -99,7 +100,14 @@ impl Builder {
             .stderr(file)
             .spawn()
             .expect("the worker starts");
-        Worker { builder: self, child, log, http_file, address: None }
+        Worker {
+            builder: self,
+            child,
+            log,
+            http_file,
+            log_from: usize::try_from(log_from).unwrap_or(0),
+            address: None,
+        }
     }
 }
 
@@ -110,6 +118,8 @@ pub struct Worker {
     child: Child,
     log: PathBuf,
     http_file: PathBuf,
+    /// Where in the log this process began to write.
+    log_from: usize,
     address: Option<SocketAddr>,
 }
 
@@ -230,7 +240,8 @@ impl Worker {
         {
             return Some(address);
         }
-        self.log().lines().rev().find_map(|line| {
+        let log = self.log();
+        log.get(self.log_from..)?.lines().rev().find_map(|line| {
             let line: Value = serde_json::from_str(line).ok()?;
             let http = line.get("http").or_else(|| line.get("fields")?.get("http"));
             http?.as_str()?.parse().ok()
