@@ -12,6 +12,7 @@
 
 mod support;
 
+mod bench;
 mod bulk;
 mod client;
 mod command_line;

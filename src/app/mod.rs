@@ -1,5 +1,6 @@
 //! Wires the layers together: the one place that knows them all.
 
+pub mod bench;
 mod broker;
 mod kept;
 pub mod migrate;

@@ -1,5 +1,6 @@
 //! Postgres: the store of the commands, the read model of the queries, the outbox, and what keeps them in shape.
 
+pub mod bench;
 pub mod dead_letters;
 pub mod migrations;
 pub mod partitions;

@@ -1,5 +1,7 @@
 //! The broker's side of the adapters: connections, topology and the events' publisher.
 
+pub mod load;
+
 mod connection;
 mod publisher;
 mod topology;

@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand. A new one is its file, a variant and a line in [`run`].
 
+mod bench;
 mod caller;
 mod completions;
 mod health;
@@ -18,6 +19,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use self::bench::BenchArgs;
 use self::completions::CompletionsArgs;
 use self::health::HealthArgs;
 use self::migrate::MigrateArgs;
@@ -55,6 +57,8 @@ enum Command {
     Topology(TopologyArgs),
     /// Write the contract as JSON Schemas and an AsyncAPI document, or compare a folder with it
     Schema(SchemaArgs),
+    /// Measure what the servers can do, with a worker of its own
+    Bench(Box<BenchArgs>),
     /// Ask a running worker whether it is ready; exit code 0 if it is
     Health(HealthArgs),
     /// Print a completion script for a shell
@@ -80,6 +84,7 @@ pub fn run() -> ExitCode {
             Command::Migrate(args) => migrate::run(args).await,
             Command::Topology(args) => topology::run(args).await,
             Command::Schema(args) => schema::run(&args).into(),
+            Command::Bench(args) => bench::run(*args).await,
             Command::Health(args) => health::run(&args).await,
             Command::Completions(args) => completions::run(&args),
         }
