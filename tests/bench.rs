@@ -24,17 +24,12 @@ fn bench(stage: &Stage, arguments: &[&str]) -> Output {
     output
 }
 
-async fn databases(stage: &Stage) -> Vec<String> {
-    let rows = sqlx::query("select datname::text from pg_database where datname like 'roster\\_bench\\_%'");
-    rows.fetch_all(&stage.pool).await.unwrap().iter().map(|row| row.get(0)).collect()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_mode_has_its_figures_and_ratios_as_json_and_leaves_nothing_behind() {
     let stage = Stage::unmigrated().await;
-    let before = databases(&stage).await;
+    let id = Uuid::new_v4().simple().to_string();
     let plots = std::env::temp_dir().join(format!("roster-plots-{}", Uuid::new_v4().simple()));
-    let output = bench(&stage, &["--json", "--plots", plots.to_str().unwrap()]);
+    let output = bench(&stage, &["--json", "--id", &id, "--plots", plots.to_str().unwrap()]);
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     for ratio in [
         "batch_to_pipe",
@@ -54,20 +49,15 @@ async fn each_mode_has_its_figures_and_ratios_as_json_and_leaves_nothing_behind(
         assert!(std::fs::read_to_string(plots.join(plot)).unwrap().contains("</svg>"));
     }
     std::fs::remove_dir_all(plots).unwrap();
-    let left: Vec<_> = databases(&stage).await.into_iter().filter(|name| !before.contains(name)).collect();
-    assert_eq!(left, ours(&stage, &left).await, "other benches may run, ours is over");
-}
 
-/// Databases that somebody else's bench made meanwhile are still in use.
-async fn ours(stage: &Stage, names: &[String]) -> Vec<String> {
-    let mut used = Vec::new();
-    for name in names {
-        let query = sqlx::query("select count(*) from pg_stat_activity where datname = $1").bind(name);
-        if query.fetch_one(&stage.pool).await.unwrap().get::<i64, _>(0) > 0 {
-            used.push(name.clone());
-        }
+    let query = sqlx::query("select count(*) from pg_database where datname = $1");
+    let databases = query.bind(format!("roster_bench_{id}")).fetch_one(&stage.pool).await.unwrap();
+    assert_eq!(databases.get::<i64, _>(0), 0);
+    let connection = broker::connect("roster-tests bench").await.unwrap();
+    for queue in ["commands", "queries", "dead", "events.subscriber"] {
+        let queue = stage.object(&format!("bench-{id}.{queue}"));
+        assert_eq!(broker::depth(&connection, &queue).await, None, "{queue}");
     }
-    used
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -40,7 +40,8 @@ impl Child {
             .env("ROSTER_SECRET", &stage.secret)
             .env("ROSTER_SERVICES", format!("{}=admin", stage.user))
             .env("ROSTER_HTTP", "off")
-            .env("ROSTER_LOG", "error");
+            // lapin says more of a connection that is closed than anybody wants to know.
+            .env("ROSTER_LOG", "error,lapin=off");
         if let Some(lanes) = worker.lanes {
             command.env("ROSTER_LANES", lanes.to_string());
         }

@@ -58,6 +58,8 @@ pub struct Plan {
     pub database_url: ServerUrl,
     /// What the name of the bench's own namespace starts with.
     pub namespace: String,
+    /// What the names of its namespace and its database end with: letters and digits. A fresh one if `None`.
+    pub id: Option<String>,
     pub modes: Vec<Mode>,
     /// Commands in one backlog; the other runs take a share of it.
     pub messages: u64,

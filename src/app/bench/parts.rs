@@ -5,13 +5,14 @@ use std::sync::Arc;
 use chrono::Utc;
 use clap::ValueEnum;
 use futures_util::future::join_all;
+use parking_lot::Mutex;
 use uuid::Uuid;
 
 use super::BenchError;
 use crate::application::message::RawMessage;
 use crate::application::ports::NewEvent;
 use crate::config::BrokerArgs;
-use crate::infrastructure::rabbitmq::{EventPublisher, connect};
+use crate::infrastructure::rabbitmq::{EventPublisher, Sent, connect};
 use crate::interfaces::amqp::{Emit, Session, answer_at_once, pass_through};
 use crate::lifecycle::stop_on_signals;
 
@@ -55,7 +56,7 @@ pub async fn act(part: Part, broker: &BrokerArgs) -> Result<(), BenchError> {
             // Kept until the end: a connection closes when it is dropped.
             let publishing = connect(url, "roster bench events").await?;
             let publisher = EventPublisher::open(&publishing, namespace, "urn:roster:schema:").await?;
-            let events = Arc::new(Events(publisher));
+            let events = Arc::new(Events { publisher, turn: Mutex::new(()) });
             let session = Session::open(connection, connect(url, "roster bench replies").await?).await?;
             let queue = format!("{namespace}.commands");
             pass_through(session, &queue, PREFETCH, events, &stop).await?;
@@ -72,18 +73,22 @@ pub async fn act(part: Part, broker: &BrokerArgs) -> Result<(), BenchError> {
 
 /// The relay's publisher, without the relay.
 #[derive(Debug)]
-struct Events(EventPublisher);
+struct Events {
+    publisher: EventPublisher,
+    /// As the relay is one, and replies take turns: a confirm is numbered before its frames are queued.
+    turn: Mutex<()>,
+}
 
 impl Emit for Events {
     async fn emit(&self, commands: &[RawMessage]) {
-        let mut confirms = Vec::with_capacity(commands.len());
-        for command in commands {
-            match self.0.publish(&event(command)).await {
-                Ok(confirm) => confirms.push(confirm),
-                Err(error) => tracing::error!(%error, "the pipe is broken"),
-            }
+        let confirms = {
+            let _turn = self.turn.lock();
+            let publish = |command| self.publisher.publish(&event(command));
+            commands.iter().map(publish).collect::<Vec<_>>()
+        };
+        if join_all(confirms).await.iter().any(|sent| *sent != Sent::Confirmed) {
+            tracing::error!("an event of the pipe was not confirmed");
         }
-        join_all(confirms).await;
     }
 }
 

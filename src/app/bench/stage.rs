@@ -21,7 +21,7 @@ pub(super) struct Stage {
 
 impl Stage {
     pub async fn build(plan: &Plan) -> Result<Self, BenchError> {
-        let id = Uuid::now_v7().simple().to_string();
+        let id = plan.id.clone().unwrap_or_else(|| Uuid::now_v7().simple().to_string());
         let prefix: String = plan.namespace.chars().take(60).collect();
         let namespace = format!("{prefix}.bench-{id}");
         let amqp_url = plan.amqp_url.expose().to_owned();

@@ -67,6 +67,10 @@ pub struct BenchArgs {
     #[arg(long, value_name = "DIR")]
     pub plots: Option<PathBuf>,
 
+    /// What its namespace and its database are named with
+    #[arg(long, value_name = "ID", hide = true, value_parser = id)]
+    pub id: Option<String>,
+
     /// Stand in for the worker instead: what the bench starts as a child process
     #[arg(long, value_name = "PART", hide = true)]
     pub act_as: Option<Part>,
@@ -99,12 +103,20 @@ pub(super) async fn run(args: BenchArgs) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// It is put into SQL as it is.
+fn id(text: &str) -> Result<String, String> {
+    let fits = (1..=32).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+    if fits { Ok(text.to_owned()) } else { Err("must be 1 to 32 of a to z and 0 to 9".to_owned()) }
+}
+
 fn plan(args: &BenchArgs) -> Plan {
     let modes = if args.modes.is_empty() { Mode::USUAL.to_vec() } else { args.modes.clone() };
     Plan {
         amqp_url: args.broker.amqp_url.clone(),
         database_url: args.database.database_url.clone(),
         namespace: args.broker.namespace.as_str().to_owned(),
+        id: args.id.clone(),
         modes,
         messages: args.messages,
         users: args.users,
