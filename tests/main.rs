@@ -14,6 +14,8 @@ mod support;
 
 mod bench;
 mod bulk;
+#[cfg(feature = "failpoints")]
+mod checker_bites;
 mod client;
 mod command_line;
 mod commands;
@@ -21,6 +23,8 @@ mod crashes;
 mod envelope;
 mod events;
 mod examples;
+#[cfg(feature = "failpoints")]
+mod failpoints;
 mod inbox;
 mod layers;
 mod network;

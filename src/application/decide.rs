@@ -204,6 +204,9 @@ impl Decided<'_> {
             known: Known::Answer(Arc::clone(body)),
         };
         self.handled.insert(key, handled);
+        if failpoint::bug("answer_not_stored") {
+            return;
+        }
         self.changes.answers.push(NewAnswer {
             key,
             message_type,

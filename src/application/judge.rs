@@ -16,6 +16,7 @@ use super::query::{self, NoAnswer};
 use super::registry::{ErasedCommand, Registry};
 use super::task::{Kept, Original, Task, Work};
 use crate::domain::Role;
+use crate::failpoint;
 
 /// The largest body, in bytes.
 pub const MAX_BODY: usize = 64 * 1024;
@@ -77,7 +78,11 @@ impl Judge {
     /// [`Failure`](super::error::Failure) where its body cannot be opened: another `ROSTER_SECRET`.
     pub fn again(&self, kept: KeptCommand) -> Result<Task, super::error::Failure> {
         let body = self.services.vault.open(&kept.sealed_body, kept.id.as_bytes())?;
-        let actor = parse_actor(&kept.actor, kept.grant.as_deref());
+        let actor = if failpoint::bug("retry_forgets_actor") {
+            Actor::Anonymous
+        } else {
+            parse_actor(&kept.actor, kept.grant.as_deref())
+        };
         let mut task = self.task(RawMessage { properties: kept.properties, body }, actor, None);
         task.kept = Some(Kept { id: kept.id, attempts: kept.attempts, first_error: kept.first_error });
         task.suspect = true;

@@ -11,8 +11,12 @@ pub fn url() -> String {
 
 /// The name in the URL, which is the only `user_id` the broker lets us set.
 pub fn user() -> String {
-    let url = url();
-    let rest = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
+    user_in(&url())
+}
+
+/// The name in any URL.
+pub fn user_in(url: &str) -> String {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     match rest.split_once('@') {
         Some((credentials, _)) => credentials.split(':').next().unwrap_or("guest").to_owned(),
         None => "guest".to_owned(),
@@ -64,8 +68,9 @@ pub async fn depth(connection: &Connection, queue: &str) -> Option<(u32, u32)> {
 }
 
 /// Deletes whatever stands of a namespace, and the queues named beside it.
-pub async fn delete(namespace: &str, queues: &[String]) -> Result<(), String> {
-    let connection = connect("roster-tests cleanup").await.map_err(|error| error.to_string())?;
+pub async fn delete(url: &str, namespace: &str, queues: &[String]) -> Result<(), String> {
+    let connection = connect_to(url, "roster-tests cleanup").await;
+    let connection = connection.map_err(|error| error.to_string())?;
     let own = ["commands", "queries", "dead"].map(|queue| format!("{namespace}.{queue}"));
     for queue in own.iter().chain(queues) {
         let channel = connection.create_channel().await;

@@ -31,8 +31,8 @@ pub struct Caller {
 }
 
 impl Caller {
-    pub async fn connect(namespace: &str, user: Option<String>) -> Self {
-        let caller = Self::try_connect(&broker::url(), namespace, user).await;
+    pub async fn connect(url: &str, namespace: &str, user: Option<String>) -> Self {
+        let caller = Self::try_connect(url, namespace, user).await;
         caller.expect("the tests need RabbitMQ at AMQP_URL")
     }
 
@@ -208,7 +208,7 @@ mod tests {
     async fn each_request_gets_its_own_reply_in_whatever_order_they_come() {
         let namespace = format!("t{}", Uuid::new_v4().simple());
         let _echo = answer_backwards(&namespace, 20).await;
-        let caller = Caller::connect(&namespace, Some(broker::user())).await;
+        let caller = Caller::connect(&broker::url(), &namespace, Some(broker::user())).await;
         let requests: Vec<Request> = (0..20).map(|n| caller.request("echo", json!({ "data": n }))).collect();
         let replies = caller.ask_all(&requests).await;
         for (n, reply) in replies.iter().enumerate() {
@@ -216,6 +216,6 @@ mod tests {
         }
         assert!(caller.drain().is_empty());
         assert_eq!(caller.reply_within("nobody", Duration::from_millis(50)).await, None);
-        broker::delete(&namespace, &[]).await.unwrap();
+        broker::delete(&broker::url(), &namespace, &[]).await.unwrap();
     }
 }

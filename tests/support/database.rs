@@ -34,13 +34,13 @@ pub fn with_database(url: &str, database: &str) -> String {
 }
 
 /// Makes a migrated database and returns its URL.
-pub async fn create(name: &str) -> String {
-    let mut server = connect(&server_url()).await;
-    let template = template(&mut server).await;
+pub async fn create(server_url: &str, name: &str) -> String {
+    let mut server = connect(server_url).await;
+    let template = template(&mut server, server_url).await;
     let statement = format!("create database {name} template {template}");
     for _ in 0..300 {
         match execute(&mut server, &statement).await {
-            Ok(()) => return with_database(&server_url(), name),
+            Ok(()) => return with_database(server_url, name),
             // Two copies at once, or the migrating session is only just gone.
             Err(error) if error.contains("being accessed") || error.contains("already exists") => {
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -52,16 +52,16 @@ pub async fn create(name: &str) -> String {
 }
 
 /// Makes an empty database and returns its URL.
-pub async fn create_empty(name: &str) -> String {
-    let mut server = connect(&server_url()).await;
+pub async fn create_empty(server_url: &str, name: &str) -> String {
+    let mut server = connect(server_url).await;
     let statement = format!("create database {name}");
     execute(&mut server, &statement).await.expect("the right to create databases");
-    with_database(&server_url(), name)
+    with_database(server_url, name)
 }
 
 /// Drops a database whoever is connected to it.
-pub async fn drop(name: &str) -> Result<(), String> {
-    let mut server = connect(&server_url()).await;
+pub async fn drop(server_url: &str, name: &str) -> Result<(), String> {
+    let mut server = connect(server_url).await;
     execute(&mut server, &format!("drop database if exists {name} with (force)")).await
 }
 
@@ -81,7 +81,7 @@ pub fn fresh_name() -> String {
 
 /// The template for this binary, migrated by it once. An advisory lock keeps test processes that
 /// start together from making it twice.
-async fn template(server: &mut PgConnection) -> String {
+async fn template(server: &mut PgConnection, server_url: &str) -> String {
     let binary = env!("CARGO_BIN_EXE_roster");
     let path_part = format!("roster_tt_{:08x}_", hash(binary));
     let modified = std::fs::metadata(binary)
@@ -96,7 +96,7 @@ async fn template(server: &mut PgConnection) -> String {
         let building = format!("{name}_b");
         let _ = execute(server, &format!("drop database if exists {building} with (force)")).await;
         execute(server, &format!("create database {building}")).await.expect("the right to create databases");
-        prepare(&with_database(&server_url(), &building)).await;
+        prepare(&with_database(server_url, &building)).await;
         execute(server, &format!("alter database {building} rename to {name}"))
             .await
             .expect("the template renamed");

@@ -10,19 +10,24 @@ pub async fn eventually<T>(what: &str, attempt: impl AsyncFnMut() -> Result<T, S
 }
 
 /// Like [`eventually`], with a limit of its own.
-pub async fn within<T>(
-    what: &str,
+pub async fn within<T>(what: &str, limit: Duration, attempt: impl AsyncFnMut() -> Result<T, String>) -> T {
+    match patiently(limit, attempt).await {
+        Ok(value) => value,
+        Err(missing) => panic!("{what}: not within {limit:?}: {missing}"),
+    }
+}
+
+/// Like [`within`], for what somebody else is to judge: `Err` says what was missing at the end.
+pub async fn patiently<T>(
     limit: Duration,
     mut attempt: impl AsyncFnMut() -> Result<T, String>,
-) -> T {
+) -> Result<T, String> {
     let start = Instant::now();
     let mut pause = Duration::from_millis(10);
     loop {
         match attempt().await {
-            Ok(value) => return value,
-            Err(missing) if start.elapsed() > limit => {
-                panic!("{what}: not within {limit:?}: {missing}")
-            }
+            Ok(value) => return Ok(value),
+            Err(missing) if start.elapsed() > limit => return Err(missing),
             Err(_) => {}
         }
         tokio::time::sleep(pause).await;

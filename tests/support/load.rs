@@ -10,13 +10,13 @@ use futures_util::StreamExt;
 use tokio::sync::RwLock;
 
 use super::caller::Caller;
-use super::eventually::eventually;
+use super::eventually::{eventually, patiently};
 use super::history::{Announced, Got, History, Queue, Sent};
 use super::random::Step;
 use super::request::{Reply, Request};
 use super::stage::Stage;
 use super::subscriber::Subscriber;
-use super::{broker, tables};
+use super::{PATIENCE, broker, tables};
 
 /// One attempt may take this long from its confirm to its reply before it is sent again.
 const ATTEMPT: Duration = Duration::from_secs(20);
@@ -26,17 +26,31 @@ const ATTEMPT: Duration = Duration::from_secs(20);
 pub struct Load {
     namespace: String,
     url: String,
-    link: RwLock<Option<Arc<Caller>>>,
+    link: RwLock<Option<Link>>,
     links: AtomicU64,
     history: Mutex<History>,
+    /// By which link each attempt of the history went out.
+    sent_by: Mutex<Vec<u64>>,
     /// Steps that are done: answered, or confirmed where no answer is due.
     pub done: AtomicUsize,
-    limit: Duration,
+    /// For one command, from its first attempt on.
+    pub limit: Duration,
+    /// For the reply to one attempt, before the next.
+    pub attempt: Duration,
+    /// For everything to be drained after the last command.
+    pub drain: Duration,
+}
+
+/// A connection, and its number.
+#[derive(Clone, Debug)]
+struct Link {
+    number: u64,
+    caller: Arc<Caller>,
 }
 
 impl Load {
     pub fn new(stage: &Stage, seed: u64) -> Self {
-        Self::through(&stage.namespace, broker::url(), seed)
+        Self::through(&stage.namespace, stage.amqp_url.clone(), seed)
     }
 
     /// A load on any broker address.
@@ -48,8 +62,11 @@ impl Load {
             link: RwLock::new(None),
             links: AtomicU64::new(0),
             history: Mutex::new(history),
+            sent_by: Mutex::default(),
             done: AtomicUsize::new(0),
             limit: Duration::from_secs(180),
+            attempt: ATTEMPT,
+            drain: PATIENCE,
         }
     }
 
@@ -76,25 +93,23 @@ impl Load {
         let start = Instant::now();
         let mut request = step.request.clone();
         while start.elapsed() < self.limit {
-            let Some(caller) = self.caller().await else {
+            let Some(link) = self.link().await else {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             };
-            let index = self.note(step, &request);
-            let confirmed = confirm(&caller, &request).await;
+            let index = self.note(step, &request, link.number);
+            let caller = &link.caller;
+            let confirmed = confirm(caller, &request).await;
             self.edit(index, |sent| sent.confirmed = confirmed);
             if confirmed && request.reply_to.is_none() {
                 return;
             }
-            if confirmed && let Some(reply) = answer(&caller, &request).await {
+            if confirmed && let Some(reply) = answer(caller, &request, self.attempt).await {
                 self.got(reply);
                 return;
             }
-            // Where the connection died, its reply queue died with it.
-            let gone = !caller.connection.status().connected();
-            if gone {
-                self.edit(index, |sent| sent.reply_expected = false);
-                self.forget(&caller).await;
+            if !caller.connection.status().connected() {
+                self.forget(&link).await;
             }
             request = request.again();
         }
@@ -103,29 +118,38 @@ impl Load {
     }
 
     /// The current connection, or a new one; `None` while the broker cannot be reached.
-    async fn caller(&self) -> Option<Arc<Caller>> {
-        if let Some(caller) = self.link.read().await.as_ref() {
-            return Some(Arc::clone(caller));
+    async fn link(&self) -> Option<Link> {
+        if let Some(link) = self.link.read().await.as_ref() {
+            return Some(link.clone());
         }
         let mut link = self.link.write().await;
         if link.is_none() {
             let connecting = Caller::try_connect(&self.url, &self.namespace, None);
             let connected = tokio::time::timeout(Duration::from_secs(10), connecting).await;
-            *link = connected.ok()?.ok().map(Arc::new);
-            self.links.fetch_add(1, Ordering::Relaxed);
+            let number = self.links.fetch_add(1, Ordering::Relaxed);
+            *link = connected.ok()?.ok().map(|caller| Link { number, caller: Arc::new(caller) });
         }
         link.clone()
     }
 
-    async fn forget(&self, caller: &Arc<Caller>) {
-        self.take_stragglers(caller);
+    /// Where a connection died, its reply queue died with it, and no answer is due any more.
+    async fn forget(&self, gone: &Link) {
+        self.take_stragglers(&gone.caller);
+        {
+            let mut history = self.history.lock().expect("the history");
+            let sent_by = self.sent_by.lock().expect("the links");
+            let sent = history.sent.iter_mut().zip(sent_by.iter());
+            for (sent, _) in sent.filter(|(_, number)| **number == gone.number) {
+                sent.reply_expected = false;
+            }
+        }
         let mut link = self.link.write().await;
-        if link.as_ref().is_some_and(|current| Arc::ptr_eq(current, caller)) {
+        if link.as_ref().is_some_and(|current| current.number == gone.number) {
             *link = None;
         }
     }
 
-    fn note(&self, step: &Step, request: &Request) -> usize {
+    fn note(&self, step: &Step, request: &Request, link: u64) -> usize {
         let sent = Sent {
             message_id: request.message_id.clone().unwrap_or_default(),
             kind: request.kind.clone().unwrap_or_default(),
@@ -137,6 +161,7 @@ impl Load {
         };
         let mut history = self.history.lock().expect("the history");
         history.sent.push(sent);
+        self.sent_by.lock().expect("the links").push(link);
         history.sent.len() - 1
     }
 
@@ -160,12 +185,36 @@ impl Load {
         }
     }
 
-    /// Waits until all is drained, then reads everything back: a history to be judged.
+    /// Attempts whose answers are due and have not come.
+    fn unanswered(&self) -> usize {
+        let history = self.history.lock().expect("the history");
+        let got: HashSet<&str> = history.got.iter().map(|got| got.correlation.as_str()).collect();
+        let due = history.sent.iter().filter(|sent| sent.confirmed && sent.reply_expected);
+        due.filter(|sent| !got.contains(sent.correlation.as_str())).count()
+    }
+
+    /// Waits until all is drained, then reads everything back: a history to be judged. What is still
+    /// missing after that wait is for the checker to say.
     pub async fn settle(self, stage: &Stage, subscriber: &Subscriber) -> History {
-        settled(stage).await;
+        let late = |what: &str, missing: Result<(), String>| {
+            if let Err(missing) = missing {
+                eprintln!("{what}: not within {:?}: {missing}", self.drain);
+            }
+        };
+        late("queues and outbox are empty", drained(stage, self.drain).await);
+        let answered = patiently(self.drain, async || {
+            if let Some(link) = self.link.read().await.as_ref() {
+                self.take_stragglers(&link.caller);
+            }
+            match self.unanswered() {
+                0 => Ok(()),
+                count => Err(format!("{count} have none")),
+            }
+        });
+        late("every attempt has its answer", answered.await);
         let events = tables::events(&stage.pool).await;
         let known: HashSet<String> = events.iter().map(|event| event.id.to_string()).collect();
-        eventually("every logged event is seen", async || {
+        let seen = patiently(self.drain, async || {
             let mut missing = known.clone();
             for event in subscriber.seen() {
                 missing.remove(&event.id);
@@ -174,11 +223,8 @@ impl Load {
                 0 => Ok(()),
                 count => Err(format!("{count} of {} are missing", known.len())),
             }
-        })
-        .await;
-        if let Some(caller) = self.link.write().await.take() {
-            self.take_stragglers(&caller);
-        }
+        });
+        late("every logged event is seen", seen.await);
         let seen = subscriber.seen().into_iter();
         History {
             users: tables::users(&stage.pool).await,
@@ -204,8 +250,12 @@ impl Load {
 
 /// Waits until queues and outbox are empty and nothing waits to be tried again.
 pub async fn settled(stage: &Stage) {
+    drained(stage, PATIENCE).await.expect("queues and outbox are empty");
+}
+
+async fn drained(stage: &Stage, limit: Duration) -> Result<(), String> {
     let mut hurried: Option<Instant> = None;
-    eventually("queues and outbox are empty", async || {
+    patiently(limit, async || {
         for queue in queues(stage).await {
             if queue.ready > 0 || queue.consumers == 0 {
                 return Err(format!("{queue:?}"));
@@ -223,11 +273,11 @@ pub async fn settled(stage: &Stage) {
             state => Err(format!("outbox and waiting commands: {state:?}")),
         }
     })
-    .await;
+    .await
 }
 
 async fn queues(stage: &Stage) -> Vec<Queue> {
-    let connection = broker::connect("roster-tests depth").await;
+    let connection = broker::connect_to(&stage.amqp_url, "roster-tests depth").await;
     let connection = connection.expect("a connection to look at the queues");
     let mut queues = Vec::new();
     for name in ["commands", "queries", "dead"] {
@@ -248,10 +298,10 @@ async fn confirm(caller: &Caller, request: &Request) -> bool {
 }
 
 /// The reply, unless it takes too long or the connection dies meanwhile.
-async fn answer(caller: &Caller, request: &Request) -> Option<Reply> {
+async fn answer(caller: &Caller, request: &Request, limit: Duration) -> Option<Reply> {
     let key = request.correlation_key();
     let start = Instant::now();
-    while start.elapsed() < ATTEMPT {
+    while start.elapsed() < limit {
         let reply = caller.reply_within(&key, Duration::from_millis(500)).await;
         if reply.is_some() || !caller.connection.status().connected() {
             return reply;

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::checker::judge;
+use super::checker::{Report, judge};
 use super::load::Load;
 use super::random::{Mix, Plan, plan, seed};
-use super::{Stage, Subscriber, Worker, broker, tables};
+use super::{Stage, Subscriber, Worker, broker, eventually, tables};
 
 /// What most fault tests send.
 pub const MIX: Mix = Mix { users: 12, commands: 600, wide: false };
@@ -24,9 +24,19 @@ impl Run {
     pub async fn start(stage: &Stage, mix: Mix) -> Self {
         let seed = seed();
         eprintln!("seed {seed}: ROSTER_TEST_SEED={seed} repeats it");
-        let plan = plan(seed, mix, Some(broker::user()));
+        Self::with_plan(stage, plan(seed, mix, Some(broker::user_in(&stage.amqp_url)))).await
+    }
+
+    /// Makes the plan's users and sets the rest of it going.
+    pub async fn with_plan(stage: &Stage, plan: Plan) -> Self {
+        let load = Load::new(stage, plan.seed);
+        Self::with_load(stage, plan, load).await
+    }
+
+    /// The same with another patience.
+    pub async fn with_load(stage: &Stage, plan: Plan, load: Load) -> Self {
         let subscriber = stage.subscriber().await;
-        let load = Arc::new(Load::new(stage, seed));
+        let load = Arc::new(load);
         load.drive(&plan.creations, 8).await;
         let driving = {
             let (load, steps) = (Arc::clone(&load), plan.steps.clone());
@@ -41,8 +51,27 @@ impl Run {
         self.load.wait_done(all as usize).await;
     }
 
+    /// Waits until some command has failed and is kept.
+    pub async fn kept(&self, stage: &Stage) {
+        eventually("a command is kept", async || {
+            let failed = tables::failed(&stage.pool).await;
+            match failed.iter().any(|row| row.state == "waiting") {
+                true => Ok(()),
+                false => Err(format!("{} others", failed.len())),
+            }
+        })
+        .await;
+    }
+
     /// Waits for the rest, reads everything back and judges it.
     pub async fn finish(self, stage: &Stage, worker: &mut Worker) {
+        let report = self.report(stage, worker).await;
+        report.assert_holds(&EFFECTS);
+        report.assert_holds(&["I6", "I8", "I9"]);
+    }
+
+    /// Waits for the rest, reads everything back and says what the checker finds.
+    pub async fn report(self, stage: &Stage, worker: &mut Worker) -> Report {
         self.driving.await.expect("every command was seen through");
         let load = Arc::into_inner(self.load).expect("the load is over");
         let mut history = load.settle(stage, &self.subscriber).await;
@@ -56,7 +85,6 @@ impl Run {
         history.locks_after_shutdown = Some(tables::advisory_locks(&stage.pool).await);
         let report = judge(&history);
         eprintln!("{report}");
-        report.assert_holds(&EFFECTS);
-        report.assert_holds(&["I6", "I8", "I9"]);
+        report
     }
 }

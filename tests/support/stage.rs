@@ -17,8 +17,10 @@ use super::{broker, database};
 #[derive(Debug)]
 pub struct Stage {
     pub namespace: String,
+    pub amqp_url: String,
     pub database_url: String,
     pub pool: PgPool,
+    server_url: String,
     database: String,
     folder: PathBuf,
     workers: AtomicUsize,
@@ -27,26 +29,34 @@ pub struct Stage {
 
 impl Stage {
     pub async fn new() -> Self {
+        Self::on_servers(broker::url(), database::server_url()).await
+    }
+
+    /// A stage on any servers.
+    pub async fn on_servers(amqp_url: String, server_url: String) -> Self {
         let database = database::fresh_name();
-        let database_url = database::create(&database).await;
-        Self::on(database, database_url)
+        let database_url = database::create(&server_url, &database).await;
+        Self::on(amqp_url, server_url, database, database_url)
     }
 
     /// A stage whose database is empty.
     pub async fn unmigrated() -> Self {
         let database = database::fresh_name();
-        let database_url = database::create_empty(&database).await;
-        Self::on(database, database_url)
+        let server_url = database::server_url();
+        let database_url = database::create_empty(&server_url, &database).await;
+        Self::on(broker::url(), server_url, database, database_url)
     }
 
-    fn on(database: String, database_url: String) -> Self {
+    fn on(amqp_url: String, server_url: String, database: String, database_url: String) -> Self {
         let namespace = format!("t{}", Uuid::new_v4().simple());
         let folder = std::env::temp_dir().join(format!("roster-{namespace}"));
         std::fs::create_dir_all(&folder).expect("a folder for logs");
         Self {
             pool: database::pool(&database_url),
             namespace,
+            amqp_url,
             database_url,
+            server_url,
             database,
             folder,
             workers: AtomicUsize::new(0),
@@ -65,24 +75,24 @@ impl Stage {
     pub fn worker(&self) -> Builder {
         let number = self.workers.fetch_add(1, Ordering::Relaxed) + 1;
         let name = format!("worker-{number}");
-        Builder::new(&self.folder, name, &self.database_url, &self.namespace)
+        Builder::new(&self.folder, name, &self.database_url, &self.amqp_url, &self.namespace)
     }
 
     /// A caller that names itself with the URL's user: a service, by default an admin.
     pub async fn service(&self) -> Caller {
-        Caller::connect(&self.namespace, Some(broker::user())).await
+        Caller::connect(&self.amqp_url, &self.namespace, Some(broker::user_in(&self.amqp_url))).await
     }
 
     /// A caller without any identity.
     pub async fn anonymous(&self) -> Caller {
-        Caller::connect(&self.namespace, None).await
+        Caller::connect(&self.amqp_url, &self.namespace, None).await
     }
 
     /// A subscriber to every event from now on.
     pub async fn subscriber(&self) -> Subscriber {
         let queue = format!("{}.watch.{}", self.namespace, Uuid::new_v4().simple());
         self.remember_queue(&queue);
-        Subscriber::start(&self.namespace, &queue).await
+        Subscriber::start(&self.amqp_url, &self.namespace, &queue).await
     }
 
     /// A queue to be deleted with the stage.
@@ -100,7 +110,7 @@ impl Stage {
         Command::new(env!("CARGO_BIN_EXE_roster"))
             .args(arguments)
             .env("DATABASE_URL", &self.database_url)
-            .env("AMQP_URL", broker::url())
+            .env("AMQP_URL", &self.amqp_url)
             .env("ROSTER_NAMESPACE", &self.namespace)
             .env("ROSTER_SECRET", worker::SECRET)
             .output()
@@ -125,6 +135,7 @@ impl Drop for Stage {
     fn drop(&mut self) {
         let database = self.database.clone();
         let namespace = self.namespace.clone();
+        let (amqp_url, server_url) = (self.amqp_url.clone(), self.server_url.clone());
         let queues = self.queues.lock().map(|queues| queues.clone());
         let queues = queues.unwrap_or_default();
         let failed = std::thread::panicking();
@@ -135,8 +146,10 @@ impl Drop for Stage {
                 .build()
                 .expect("a runtime for cleaning up");
             runtime.block_on(async {
-                let (objects, data) =
-                    tokio::join!(broker::delete(&namespace, &queues), database::drop(&database));
+                let (objects, data) = tokio::join!(
+                    broker::delete(&amqp_url, &namespace, &queues),
+                    database::drop(&server_url, &database)
+                );
                 for left in [objects, data].into_iter().filter_map(Result::err) {
                     eprintln!("not cleaned up: {left}");
                 }

@@ -37,16 +37,16 @@ pub struct Subscriber {
 
 impl Subscriber {
     /// Subscribed when it returns: every event published from here on is seen.
-    pub async fn start(namespace: &str, queue: &str) -> Self {
+    pub async fn start(url: &str, namespace: &str, queue: &str) -> Self {
         let seen = Arc::<Mutex<Vec<Seen>>>::default();
         let (ready, subscribed) = oneshot::channel();
         let task = {
-            let (namespace, queue) = (namespace.to_owned(), queue.to_owned());
+            let (url, namespace, queue) = (url.to_owned(), namespace.to_owned(), queue.to_owned());
             let seen = Arc::clone(&seen);
             tokio::spawn(async move {
                 let mut ready = Some(ready);
                 loop {
-                    let _ = follow(&namespace, &queue, &seen, &mut ready).await;
+                    let _ = follow(&url, &namespace, &queue, &seen, &mut ready).await;
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             })
@@ -93,12 +93,13 @@ impl Drop for Subscriber {
 }
 
 async fn follow(
+    url: &str,
     namespace: &str,
     queue: &str,
     seen: &Mutex<Vec<Seen>>,
     ready: &mut Option<oneshot::Sender<()>>,
 ) -> lapin::Result<()> {
-    let connection = broker::connect("roster-tests subscriber").await?;
+    let connection = broker::connect_to(url, "roster-tests subscriber").await?;
     let channel = connection.create_channel().await?;
     let exchange = format!("{namespace}.events");
     let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };

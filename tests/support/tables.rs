@@ -86,6 +86,14 @@ pub async fn hurry(pool: &PgPool) {
         .expect("failed commands made due");
 }
 
+/// Takes away the claims that workers have on what they are trying again.
+pub async fn release_claims(pool: &PgPool) {
+    sqlx::query("update failed_commands set claimed_until = null where claimed_until is not null")
+        .execute(pool)
+        .await
+        .expect("claims released");
+}
+
 /// Sessions of this database that are idle inside a transaction.
 pub async fn idle_in_transaction(pool: &PgPool) -> i64 {
     let statement = "select count(*) from pg_stat_activity

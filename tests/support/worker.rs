@@ -16,7 +16,7 @@ use super::{broker, http};
 pub const SECRET: &str = "the-integration-suite-secret-0123456789abcdef";
 
 /// A worker about to be started.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Builder {
     folder: PathBuf,
     name: String,
@@ -25,7 +25,7 @@ pub struct Builder {
 }
 
 impl Builder {
-    pub fn new(folder: &Path, name: String, database: &str, namespace: &str) -> Self {
+    pub fn new(folder: &Path, name: String, database: &str, amqp_url: &str, namespace: &str) -> Self {
         let mut builder = Self {
             folder: folder.to_owned(),
             name,
@@ -35,12 +35,12 @@ impl Builder {
         let http_file = builder.folder.join(format!("{}.http", builder.name));
         for (name, value) in [
             ("DATABASE_URL", database),
-            ("AMQP_URL", broker::url().as_str()),
+            ("AMQP_URL", amqp_url),
             ("ROSTER_NAMESPACE", namespace),
             ("ROSTER_HTTP", "127.0.0.1:0"),
             ("ROSTER_HTTP_FILE", &http_file.to_string_lossy()),
             ("ROSTER_SECRET", SECRET),
-            ("ROSTER_SERVICES", &format!("{}=admin", broker::user())),
+            ("ROSTER_SERVICES", &format!("{}=admin", broker::user_in(amqp_url))),
             ("ROSTER_LOG", "info"),
             ("ROSTER_LOG_FORMAT", "json"),
         ] {
@@ -223,15 +223,24 @@ impl Worker {
 
     /// Starts it again with the same settings and the same log, and waits until it is ready.
     pub async fn restart(&mut self) {
-        self.kill();
-        let builder = Builder {
-            folder: self.builder.folder.clone(),
-            name: self.builder.name.clone(),
-            variables: self.builder.variables.clone(),
-            arguments: self.builder.arguments.clone(),
-        };
-        *self = builder.spawn();
+        self.respawn();
         self.wait_ready().await;
+    }
+
+    /// Starts it again and does not wait.
+    pub fn respawn(&mut self) {
+        self.kill();
+        *self = self.builder.clone().spawn();
+    }
+
+    /// Sets a variable for the next start.
+    pub fn set(&mut self, name: &str, value: impl ToString) {
+        self.builder.variables.insert(name.to_owned(), value.to_string());
+    }
+
+    /// Takes a variable away for the next start.
+    pub fn unset(&mut self, name: &str) {
+        self.builder.variables.remove(name);
     }
 
     fn find_address(&self) -> Option<SocketAddr> {

@@ -190,6 +190,10 @@ impl Intake {
         failpoint::hit("after_delivery");
         let count = wire::delivery_count(&delivery);
         let ticket = Ticket::new(session, acks, delivery.delivery_tag);
+        if failpoint::bug("ack_before_commit") {
+            let (acks, tag) = (acks.clone(), ticket.tag);
+            tokio::spawn(async move { acks.settle(vec![tag]).await });
+        }
         let raw = wire::raw(&mut delivery);
         let wanted_reply = raw.properties.reply_to.is_some();
         let mut task = if count >= PARK_AT {
