@@ -15,6 +15,8 @@ mod support;
 mod bench;
 mod bulk;
 #[cfg(feature = "failpoints")]
+mod chaos;
+#[cfg(feature = "failpoints")]
 mod checker_bites;
 mod client;
 mod command_line;

@@ -123,11 +123,11 @@ async fn prepare(url: &str) {
     let namespace = format!("t{}", Uuid::new_v4().simple());
     let folder = std::env::temp_dir().join(format!("roster-{namespace}"));
     std::fs::create_dir_all(&folder).expect("a folder for logs");
-    let builder = Builder::new(&folder, "template".to_owned(), url, &namespace);
+    let builder = Builder::new(&folder, "template".to_owned(), url, &super::broker::url(), &namespace);
     let mut worker = builder.start().await;
     worker.terminate();
     worker.wait_exit(super::PATIENCE).await;
-    let _ = super::broker::delete(&namespace, &[]).await;
+    let _ = super::broker::delete(&super::broker::url(), &namespace, &[]).await;
     let _ = std::fs::remove_dir_all(folder);
 }
 

@@ -2,7 +2,7 @@
 //! was not confirmed or not answered is sent again under the same message id.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -73,6 +73,28 @@ impl Load {
     /// Sends every step, `window` of them at a time, and returns when all are done.
     pub async fn drive(&self, steps: &[Step], window: usize) {
         futures_util::stream::iter(steps)
+            .for_each_concurrent(window, |step| async move {
+                self.see_through(step).await;
+                self.done.fetch_add(1, Ordering::Relaxed);
+            })
+            .await;
+    }
+
+    /// Sends steps at `rate` per second, in order and round about `window` at a time, until told to
+    /// stop; returns when what it sent is done.
+    pub async fn drive_until(&self, steps: &[Step], window: usize, rate: u32, stop: &AtomicBool) {
+        let pause = Duration::from_secs(1) / rate;
+        let mut ticks = tokio::time::interval(pause);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let paced = futures_util::stream::unfold((steps.iter(), ticks), |(mut rest, mut ticks)| async move {
+            ticks.tick().await;
+            if stop.load(Ordering::Relaxed) {
+                return None;
+            }
+            let step = rest.next()?;
+            Some((step, (rest, ticks)))
+        });
+        paced
             .for_each_concurrent(window, |step| async move {
                 self.see_through(step).await;
                 self.done.fetch_add(1, Ordering::Relaxed);

@@ -11,6 +11,7 @@ pub mod history;
 pub mod http;
 pub mod load;
 pub mod people;
+pub mod private;
 pub mod proxy;
 pub mod random;
 pub mod request;

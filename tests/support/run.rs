@@ -74,17 +74,28 @@ impl Run {
     pub async fn report(self, stage: &Stage, worker: &mut Worker) -> Report {
         self.driving.await.expect("every command was seen through");
         let load = Arc::into_inner(self.load).expect("the load is over");
-        let mut history = load.settle(stage, &self.subscriber).await;
-        history.secrets = vec![self.plan.secret.clone()];
-        history.places = tables::everything(&stage.pool).await;
-        history.places.extend(stage.logs());
-        let metrics = worker.metrics().await.into_bytes();
-        history.places.push(("metrics".to_owned(), metrics));
-        worker.terminate();
-        worker.wait_exit(Duration::from_secs(60)).await;
-        history.locks_after_shutdown = Some(tables::advisory_locks(&stage.pool).await);
-        let report = judge(&history);
-        eprintln!("{report}");
-        report
+        report(load, &self.plan, &self.subscriber, stage, worker).await
     }
+}
+
+/// Reads everything back after a load, stops the last worker, and says what the checker finds.
+pub async fn report(
+    load: Load,
+    plan: &Plan,
+    subscriber: &Subscriber,
+    stage: &Stage,
+    worker: &mut Worker,
+) -> Report {
+    let mut history = load.settle(stage, subscriber).await;
+    history.secrets = vec![plan.secret.clone()];
+    history.places = tables::everything(&stage.pool).await;
+    history.places.extend(stage.logs());
+    let metrics = worker.metrics().await.into_bytes();
+    history.places.push(("metrics".to_owned(), metrics));
+    worker.terminate();
+    worker.wait_exit(Duration::from_secs(60)).await;
+    history.locks_after_shutdown = Some(tables::advisory_locks(&stage.pool).await);
+    let report = judge(&history);
+    eprintln!("{report}");
+    report
 }

@@ -122,6 +122,13 @@ pub async fn terminate_backends(pool: &PgPool) -> i64 {
     count(pool, statement).await
 }
 
+/// The same while the server may be away.
+pub async fn try_terminate_backends(pool: &PgPool) -> Result<(), sqlx::Error> {
+    let statement = "select count(pg_terminate_backend(pid)) from pg_stat_activity
+                     where datname = current_database() and application_name <> 'roster-tests'";
+    sqlx::query(statement).execute(pool).await.map(|_| ())
+}
+
 /// Every row of every table as text, by table: what a planted secret is looked for in.
 pub async fn everything(pool: &PgPool) -> Vec<(String, Vec<u8>)> {
     let tables = sqlx::query(
