@@ -150,36 +150,36 @@ impl Scene {
     pub async fn trouble_the_network(&self, database: Proxy, rabbit: Proxy) -> (Proxy, Proxy) {
         let mut rng = self.rng(2);
         while !self.over() {
-            self.pause(&mut rng, 500..5_000).await;
+            self.pause(&mut rng, 1_000..8_000).await;
             let (name, proxy) = match rng.random_bool(0.5) {
                 true => ("Postgres", &database),
                 false => ("the broker", &rabbit),
             };
-            let kind = match rng.random_range(0..8) {
-                0 | 1 => {
+            let kind = match rng.random_range(0..10) {
+                0..4 => {
                     proxy.reset();
                     "connections reset"
                 }
-                2 => {
+                4 => {
                     proxy.cut_after(rng.random_range(1..20_000));
                     "connection cut in mid-frame"
                 }
-                3 => {
+                5 => {
                     proxy.latency(Duration::from_millis(rng.random_range(5..120)));
                     self.pause(&mut rng, 1_000..4_000).await;
                     "latency"
                 }
-                4 => {
+                6 => {
                     proxy.slice(rng.random_range(1..200));
                     self.pause(&mut rng, 1_000..4_000).await;
                     "sliced packets"
                 }
-                5 => {
+                7 => {
                     proxy.black_hole();
-                    self.pause(&mut rng, 500..6_000).await;
+                    self.pause(&mut rng, 500..4_000).await;
                     "silence"
                 }
-                6 => {
+                8 => {
                     proxy.strand();
                     "half-open connections"
                 }
@@ -200,7 +200,7 @@ impl Scene {
     pub async fn restart_servers(&self) {
         let mut rng = self.rng(3);
         // So that each is done in a short run too.
-        let mut ways = vec![
+        let mut ways = [
             ("postgres", "immediate"),
             ("rabbitmq", "immediate"),
             ("postgres", "restart"),

@@ -42,6 +42,7 @@ impl Private {
     }
 
     /// A name and a folder; nothing runs yet, and whatever will is taken down at the end.
+    #[expect(clippy::zombie_processes, reason = "the watcher outlives this process")]
     pub fn prepare() -> Self {
         let name = format!("t{}", &Uuid::new_v4().simple().to_string()[..12]);
         let state = std::env::temp_dir().join(format!("roster-private-{name}"));

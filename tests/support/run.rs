@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::checker::{Report, judge};
+use super::history::Sample;
 use super::load::Load;
 use super::random::{Mix, Plan, plan, seed};
 use super::{Stage, Subscriber, Worker, broker, eventually, tables};
@@ -92,6 +93,9 @@ pub async fn report(
     history.places.extend(stage.logs());
     let metrics = worker.metrics().await.into_bytes();
     history.places.push(("metrics".to_owned(), metrics));
+    let connections = tables::connections(&stage.pool).await;
+    history.samples = vec![Sample { resident_kib: worker.resident().unwrap_or_default(), connections }];
+    history.bounds = Some(Sample { resident_kib: 512 * 1024, connections: 80 });
     worker.terminate();
     worker.wait_exit(Duration::from_secs(60)).await;
     history.locks_after_shutdown = Some(tables::advisory_locks(&stage.pool).await);
