@@ -37,6 +37,8 @@ use crate::metrics;
 
 /// For the relay to publish what the last commands left, after the lanes have ended.
 const LAST_EVENTS: Duration = Duration::from_secs(5);
+/// For the connections to Postgres to be closed in order, once nothing uses them.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// Why the service could not start, or ended before it was told to.
 #[derive(Debug, Error)]
@@ -133,7 +135,8 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
     // A relay that cannot end in time leaves its events in the outbox, for the next one.
     drop(tokio::time::timeout(LAST_EVENTS, relay).await);
     if finished {
-        connections.close().await;
+        // It waits for every connection, those included that no server answers on.
+        drop(tokio::time::timeout(FAREWELL, connections.close()).await);
         tracing::info!("stopped");
     } else {
         tracing::warn!("stopped with commands unfinished; they will be delivered again");
