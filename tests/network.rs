@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use rstest::rstest;
+use serde_json::json;
 
 use crate::support::proxy::Proxy;
 use crate::support::random::Mix;
 use crate::support::run::{MIX, Run};
-use crate::support::{Stage, Worker, broker};
+use crate::support::{Stage, Worker, broker, eventually};
 
 const SMALL: Mix = Mix { users: 6, commands: 150, wide: false };
 
@@ -69,4 +70,39 @@ async fn half_open_connections_are_noticed_and_replaced(#[case] to_postgres: boo
         false => rabbit.strand(),
     }
     run.finish(&stage, &mut worker).await;
+}
+
+#[tokio::test]
+async fn queries_are_answered_again_after_their_connections_were_half_open() {
+    let stage = Stage::new().await;
+    let (worker, database, _rabbit) = behind_proxies(&stage).await;
+    let caller = stage.service().await;
+    caller.create_many("user", 3).await;
+    let many = || (0..12).map(|_| caller.request("user.list.v1", json!({}))).collect::<Vec<_>>();
+    // All connections of the queries are in use when they die.
+    caller.ask_all(&many()).await;
+    database.latency(Duration::from_millis(300));
+    let lost = many();
+    for query in &lost {
+        caller.send(query).await;
+    }
+    tokio::time::sleep(Duration::from_millis(450)).await;
+    database.strand();
+    database.heal();
+    eventually("queries are answered again", async || {
+        let queries = many();
+        for query in &queries {
+            caller.send(query).await;
+        }
+        for query in &queries {
+            let reply = caller.reply_within(&query.correlation_key(), Duration::from_secs(30)).await;
+            let reply = reply.ok_or("no reply in 30 s")?;
+            if !reply.is_success() {
+                return Err(reply.body.to_string());
+            }
+        }
+        Ok(())
+    })
+    .await;
+    drop(worker);
 }
