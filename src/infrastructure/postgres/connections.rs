@@ -12,7 +12,7 @@ use crate::application::error::{Failure, FailureKind};
 
 use super::errors;
 use super::loan::answered;
-use super::shelf::{FRESH, Shelf};
+use super::shelf::{FRESH, PING, Shelf};
 
 /// For queries, and for the one that listens for other processes' batches.
 pub const READERS: u32 = 4 + 1;
@@ -90,6 +90,14 @@ fn pool(size: u32) -> PoolOptions<Postgres> {
         .acquire_timeout(Duration::from_secs(3))
         .test_before_acquire(false)
         .after_connect(|connection, _| Box::pin(refuse_standby(connection)))
+        // A connection that comes back is pinged without a time limit, and one that no server answers on would
+        // keep its place in the pool for good: so it is pinged here before, within one.
+        .after_release(|connection, _| {
+            Box::pin(async move {
+                let answer = tokio::time::timeout(PING, connection.ping()).await;
+                answer.map_err(|_| sqlx::Error::PoolTimedOut)?.map(|()| true)
+            })
+        })
         .before_acquire(|connection, rested: PoolConnectionMetadata| {
             Box::pin(async move {
                 if rested.idle_for > FRESH {

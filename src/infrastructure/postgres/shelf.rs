@@ -16,7 +16,7 @@ use super::errors;
 /// A connection that rested longer is pinged before it is used: the server may have gone meanwhile.
 pub const FRESH: Duration = Duration::from_secs(1);
 /// For the answer to a ping.
-const PING: Duration = Duration::from_secs(1);
+pub const PING: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub struct Shelf {
