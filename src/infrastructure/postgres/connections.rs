@@ -23,6 +23,7 @@ pub struct Connections {
     pub commands: PgPool,
     pub queries: PgPool,
     pub(super) shelf: Arc<Shelf>,
+    pub(super) readers: Arc<Shelf>,
     options: PgConnectOptions,
 }
 
@@ -34,10 +35,12 @@ impl Connections {
         // These touch single rows only. A plan made while a table was small must not scan it when it has grown.
         let pointed = options.clone().options([("enable_seqscan", "off")]);
         let commands = pool(lanes + 2).connect_lazy_with(pointed.clone());
+        let queries = pool(READERS).connect_lazy_with(options);
         Ok(Self {
-            shelf: Arc::new(Shelf::new(commands.clone(), usize::try_from(lanes).unwrap_or(1))),
+            shelf: Arc::new(Shelf::new(commands.clone(), lanes + 2)),
+            readers: Arc::new(Shelf::new(queries.clone(), READERS)),
             commands,
-            queries: pool(READERS).connect_lazy_with(options),
+            queries,
             options: pointed,
         })
     }
@@ -57,6 +60,7 @@ impl Connections {
     /// Waits for whoever still uses a connection.
     pub async fn close(&self) {
         self.shelf.clear();
+        self.readers.clear();
         tokio::join!(self.commands.close(), self.queries.close());
     }
 }

@@ -1,7 +1,5 @@
 //! `event.list.v1`: a subject's events, as they were published.
 
-use sqlx::postgres::PgPool;
-
 use crate::application::dto::{EventPage, EventView};
 use crate::application::error::Failure;
 use crate::application::ports::NewEvent;
@@ -9,9 +7,10 @@ use crate::application::query::EventFilter;
 
 use super::errors;
 use super::loan::answered;
+use super::shelf::Shelf;
 
 pub async fn list(
-    pool: &PgPool,
+    shelf: &Shelf,
     filter: &EventFilter,
     source: &str,
     schema_base: &str,
@@ -25,7 +24,9 @@ pub async fn list(
         // One more tells whether there are more.
         filter.limit + 1
     );
-    let mut rows = answered(query.fetch_all(pool)).await?;
+    let mut lent = shelf.lend().await?;
+    let found = answered(query.fetch_all(lent.connection()?)).await;
+    let mut rows = lent.note(found)?;
     let limit = usize::try_from(filter.limit).unwrap_or_default();
     let has_more = rows.len() > limit;
     rows.truncate(limit);
@@ -35,7 +36,8 @@ pub async fn list(
         _ => {
             let query =
                 sqlx::query_scalar!("select min(sequence) from events where subject = $1", filter.subject);
-            answered(query.fetch_one(pool)).await?
+            let found = answered(query.fetch_one(lent.connection()?)).await;
+            lent.note(found)?
         }
     };
     let view = |event: &NewEvent| {

@@ -1,7 +1,8 @@
 //! Commands that failed: kept in the transaction that settles them, taken again when they are due.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, NaiveDate, Utc};
-use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
 use crate::application::error::Failure;
@@ -13,6 +14,7 @@ use super::connections::Connections;
 use super::errors;
 use super::loan::{Loan, answered};
 use super::seen::fingerprint;
+use super::shelf::Shelf;
 
 /// Keeps them, one statement each: failures are rare.
 pub async fn keep(loan: &mut Loan, kept: &[KeptCommand]) -> Result<(), Failure> {
@@ -159,13 +161,13 @@ async fn insert_keyless(loan: &mut Loan, row: &Row<'_>) -> Result<u64, Failure> 
 /// The failed commands outside a batch's transaction.
 #[derive(Debug, Clone)]
 pub struct PgFailedCommands {
-    pool: PgPool,
+    shelf: Arc<Shelf>,
 }
 
 impl PgFailedCommands {
     #[must_use]
     pub fn new(connections: &Connections) -> Self {
-        Self { pool: connections.commands.clone() }
+        Self { shelf: Arc::clone(&connections.shelf) }
     }
 }
 
@@ -187,8 +189,10 @@ impl FailedCommands for PgFailedCommands {
             from claimed order by created_at, due_at, id"#,
             i64::from(limit)
         );
-        let rows = answered(query.fetch_all(&self.pool)).await?;
-        rows.into_iter()
+        let mut lent = self.shelf.lend().await?;
+        let rows = answered(query.fetch_all(lent.connection()?)).await;
+        lent.note(rows)?
+            .into_iter()
             .map(|row| {
                 let key = row.message_id.zip(row.issued_on);
                 Ok(KeptCommand {
@@ -218,12 +222,16 @@ impl FailedCommands for PgFailedCommands {
             state,
             due_at
         );
-        answered(query.execute(&self.pool)).await.map(|_| ())
+        let mut lent = self.shelf.lend().await?;
+        let done = answered(query.execute(lent.connection()?)).await;
+        lent.note(done).map(|_| ())
     }
 
     async fn forget(&self, ids: &[Uuid]) -> Result<(), Failure> {
         let query = sqlx::query!("delete from failed_commands where id = any($1)", ids);
-        answered(query.execute(&self.pool)).await.map(|_| ())
+        let mut lent = self.shelf.lend().await?;
+        let done = answered(query.execute(lent.connection()?)).await;
+        lent.note(done).map(|_| ())
     }
 }
 

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use sqlx::postgres::PgPool;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
@@ -17,6 +16,7 @@ use crate::domain::{Email, Role};
 use super::errors;
 use super::loan::answered;
 use super::read_model::read;
+use super::shelf::Shelf;
 
 /// How many share a statement.
 const TOGETHER: usize = 256;
@@ -33,11 +33,11 @@ pub struct Lookups {
 }
 
 impl Lookups {
-    pub fn new(pool: &PgPool) -> Self {
+    pub fn new(shelf: &Arc<Shelf>) -> Self {
         let (queue, waiting) = mpsc::channel(TOGETHER);
         let waiting = Arc::new(Mutex::new(waiting));
         let workers =
-            (0..SIDE_BY_SIDE).map(|_| tokio::spawn(work(pool.clone(), Arc::clone(&waiting)))).collect();
+            (0..SIDE_BY_SIDE).map(|_| tokio::spawn(work(Arc::clone(shelf), Arc::clone(&waiting)))).collect();
         Self { queue, workers }
     }
 
@@ -57,7 +57,7 @@ impl Drop for Lookups {
     }
 }
 
-async fn work(pool: PgPool, waiting: Arc<Mutex<Queue>>) {
+async fn work(shelf: Arc<Shelf>, waiting: Arc<Mutex<Queue>>) {
     loop {
         let mut batch = Vec::new();
         if waiting.lock().await.recv_many(&mut batch, TOGETHER).await == 0 {
@@ -65,7 +65,7 @@ async fn work(pool: PgPool, waiting: Arc<Mutex<Queue>>) {
         }
         // A lookup whose caller is gone costs nothing more.
         batch.retain(|(_, sender)| !sender.is_closed());
-        let found = read(|| find(&pool, batch.iter().map(|(key, _)| key))).await;
+        let found = read(|| find(&shelf, batch.iter().map(|(key, _)| key))).await;
         for (key, sender) in batch {
             let answer = match &found {
                 Ok(users) => Ok(users.get(&key).cloned()),
@@ -78,7 +78,7 @@ async fn work(pool: PgPool, waiting: Arc<Mutex<Queue>>) {
 }
 
 async fn find(
-    pool: &PgPool,
+    shelf: &Shelf,
     keys: impl Iterator<Item = &UserKey>,
 ) -> Result<HashMap<UserKey, UserView>, Failure> {
     let (mut ids, mut emails) = (Vec::new(), Vec::new());
@@ -88,6 +88,7 @@ async fn find(
             UserKey::Email(email) => emails.push(email.as_str()),
         }
     }
+    let mut lent = shelf.lend().await?;
     let mut found = HashMap::with_capacity(ids.len() + emails.len());
     if !ids.is_empty() {
         let query = sqlx::query_as!(
@@ -96,7 +97,8 @@ async fn find(
             from users where id = any($1) and deleted_at is null"#,
             &ids
         );
-        for row in answered(query.fetch_all(pool)).await? {
+        let rows = answered(query.fetch_all(lent.connection()?)).await;
+        for row in lent.note(rows)? {
             found.insert(UserKey::Id(crate::domain::Id::new(row.id)), row.view()?);
         }
     }
@@ -107,7 +109,8 @@ async fn find(
             from users where email = any($1) and deleted_at is null"#,
             &emails as _
         );
-        for row in answered(query.fetch_all(pool)).await? {
+        let rows = answered(query.fetch_all(lent.connection()?)).await;
+        for row in lent.note(rows)? {
             let email = Email::parse(&row.email)
                 .map_err(|_| errors::permanent("users.email holds what no user may have"))?;
             found.insert(UserKey::Email(email), row.view()?);

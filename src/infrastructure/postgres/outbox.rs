@@ -75,7 +75,9 @@ impl Outbox for PgOutbox {
                 ), 0)::float8 as "oldest_transaction!"
             from outbox"#
         );
-        let row = answered(query.fetch_one(&self.connections.commands)).await?;
+        let mut lent = self.connections.shelf.lend().await?;
+        let row = answered(query.fetch_one(lent.connection()?)).await;
+        let row = lent.note(row)?;
         Ok(Backlog {
             batches: row.batches,
             events: row.events,

@@ -1,8 +1,7 @@
 //! The read model: queries see users and events as they were committed, on connections of their own.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-use sqlx::postgres::PgPool;
 
 use crate::application::dto::{EventPage, EventView, PageMeta, UserView};
 use crate::application::error::{Failure, FailureKind};
@@ -14,6 +13,7 @@ use super::connections::{Connections, READERS};
 use super::event_list;
 use super::loan::answered;
 use super::lookups::Lookups;
+use super::shelf::Shelf;
 use super::user_list;
 
 /// A connection that turns out to be dead tells so at once.
@@ -36,7 +36,7 @@ where
 
 #[derive(Debug)]
 pub struct PgReadModel {
-    pool: PgPool,
+    shelf: Arc<Shelf>,
     lookups: Lookups,
     source: String,
     schema_base: String,
@@ -47,8 +47,8 @@ impl PgReadModel {
     /// their `dataschema`. Needs a tokio runtime.
     #[must_use]
     pub fn new(connections: &Connections, source: String, schema_base: String) -> Self {
-        let pool = connections.queries.clone();
-        Self { lookups: Lookups::new(&pool), pool, source, schema_base }
+        let shelf = Arc::clone(&connections.readers);
+        Self { lookups: Lookups::new(&shelf), shelf, source, schema_base }
     }
 }
 
@@ -61,14 +61,14 @@ impl ReadModel for PgReadModel {
         &'a self,
         filter: &'a UserFilter,
     ) -> Pending<'a, Result<(Vec<UserView>, PageMeta), Failure>> {
-        Box::pin(read(|| user_list::list(&self.pool, filter)))
+        Box::pin(read(|| user_list::list(&self.shelf, filter)))
     }
 
     fn events<'a>(
         &'a self,
         filter: &'a EventFilter,
     ) -> Pending<'a, Result<(Vec<EventView>, EventPage), Failure>> {
-        Box::pin(read(|| event_list::list(&self.pool, filter, &self.source, &self.schema_base)))
+        Box::pin(read(|| event_list::list(&self.shelf, filter, &self.source, &self.schema_base)))
     }
 
     fn password_hash(&self, id: Id<User>) -> Pending<'_, Result<Option<PasswordHash>, Failure>> {
@@ -77,7 +77,9 @@ impl ReadModel for PgReadModel {
                 "select password_hash from users where id = $1 and deleted_at is null",
                 id.uuid()
             );
-            Ok(answered(query.fetch_optional(&self.pool)).await?.map(PasswordHash::new))
+            let mut lent = self.shelf.lend().await?;
+            let found = answered(query.fetch_optional(lent.connection()?)).await;
+            Ok(lent.note(found)?.map(PasswordHash::new))
         }))
     }
 }

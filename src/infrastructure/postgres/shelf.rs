@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::PgPool;
+use sqlx::postgres::{PgConnection, PgPool};
 use sqlx::{Connection, Postgres};
 
-use crate::application::error::Failure;
+use crate::application::error::{Failure, FailureKind};
 
 use super::errors;
 
@@ -22,11 +22,12 @@ pub const PING: Duration = Duration::from_secs(1);
 pub struct Shelf {
     pool: PgPool,
     resting: Mutex<Vec<(Instant, PoolConnection<Postgres>)>>,
-    size: usize,
+    size: u32,
 }
 
 impl Shelf {
-    pub const fn new(pool: PgPool, size: usize) -> Self {
+    /// With room for as many as the pool has: what does not fit would be pinged.
+    pub const fn new(pool: PgPool, size: u32) -> Self {
         Self { pool, resting: Mutex::new(Vec::new()), size }
     }
 
@@ -53,13 +54,58 @@ impl Shelf {
     /// Only connections that are in no transaction.
     pub fn put(&self, connection: PoolConnection<Postgres>) {
         let mut resting = self.resting.lock();
-        if resting.len() < self.size && !self.pool.is_closed() {
+        if u32::try_from(resting.len()).is_ok_and(|resting| resting < self.size) && !self.pool.is_closed() {
             resting.push((Instant::now(), connection));
         }
+    }
+
+    /// A connection for statements outside a transaction.
+    ///
+    /// # Errors
+    /// A [`Failure`] where none becomes free or can be made in time.
+    pub async fn lend(&self) -> Result<Lent<'_>, Failure> {
+        let (connection, _) = self.take().await?;
+        Ok(Lent { shelf: self, connection: Some(connection), sound: true })
     }
 
     /// For the pool to be closed: it waits for its connections.
     pub fn clear(&self) {
         self.resting.lock().clear();
+    }
+}
+
+/// A connection that goes back once it has answered. Where it has not, it is closed: the pool would wait for
+/// its answer to a ping, without end, and lose the place.
+#[derive(Debug)]
+pub struct Lent<'a> {
+    shelf: &'a Shelf,
+    connection: Option<PoolConnection<Postgres>>,
+    sound: bool,
+}
+
+impl Lent<'_> {
+    /// For one statement, whose answer is to be [noted](Self::note).
+    pub fn connection(&mut self) -> Result<&mut PgConnection, Failure> {
+        self.sound = false;
+        match &mut self.connection {
+            Some(connection) => Ok(&mut *connection),
+            None => Err(errors::permanent("the connection was given back")),
+        }
+    }
+
+    /// To be told how the statement went.
+    pub fn note<T>(&mut self, answer: Result<T, Failure>) -> Result<T, Failure> {
+        self.sound = answer.as_ref().err().is_none_or(|failure| failure.kind != FailureKind::Away);
+        answer
+    }
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        match self.connection.take() {
+            Some(connection) if self.sound => self.shelf.put(connection),
+            Some(connection) => drop(connection.detach()),
+            None => {}
+        }
     }
 }

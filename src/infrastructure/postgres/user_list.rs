@@ -1,6 +1,5 @@
 //! `user.list.v1`: one statement shape per sort, order and filter, each on an index of its own.
 
-use sqlx::postgres::PgPool;
 use sqlx::{Postgres, QueryBuilder};
 
 use crate::application::dto::{PageMeta, UserView};
@@ -10,13 +9,17 @@ use crate::domain::Role;
 
 use super::loan::answered;
 use super::lookups::UserRow;
+use super::shelf::Shelf;
 
 /// One page: by offset, or after a cursor at a cost that does not grow with the depth.
-pub async fn list(pool: &PgPool, filter: &UserFilter) -> Result<(Vec<UserView>, PageMeta), Failure> {
+pub async fn list(shelf: &Shelf, filter: &UserFilter) -> Result<(Vec<UserView>, PageMeta), Failure> {
     // A plan for any search at all would suit few of them: each gets its own.
     let any_plan = filter.search.is_none();
     let mut page = page(filter);
-    let rows = answered(page.build_query_as::<UserRow>().persistent(any_plan).fetch_all(pool)).await?;
+    let mut lent = shelf.lend().await?;
+    let query = page.build_query_as::<UserRow>().persistent(any_plan);
+    let rows = answered(query.fetch_all(lent.connection()?)).await;
+    let rows = lent.note(rows)?;
     let mut users = rows.into_iter().map(UserRow::view).collect::<Result<Vec<_>, _>>()?;
     // One more than asked for tells whether there is another page.
     let per_page = usize::try_from(filter.per_page).unwrap_or_default();
@@ -26,7 +29,9 @@ pub async fn list(pool: &PgPool, filter: &UserFilter) -> Result<(Vec<UserView>, 
     let total = if filter.total {
         let mut count = QueryBuilder::new("select count(*) from users");
         push_filter(&mut count, filter);
-        Some(answered(count.build_query_scalar::<i64>().persistent(any_plan).fetch_one(pool)).await?)
+        let query = count.build_query_scalar::<i64>().persistent(any_plan);
+        let total = answered(query.fetch_one(lent.connection()?)).await;
+        Some(lent.note(total)?)
     } else {
         None
     };
