@@ -1,6 +1,7 @@
 //! A subscriber to every event of a namespace. Its queue is durable and it reconnects, so that it
 //! sees what was published while it, or the broker, was away.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -60,13 +61,14 @@ impl Subscriber {
         self.seen.lock().expect("the list of events").clone()
     }
 
-    /// Waits until at least `count` events were seen.
+    /// Waits until at least `count` different events were seen; after a crash some are seen twice.
     pub async fn wait_for(&self, count: usize) -> Vec<Seen> {
         eventually(&format!("{count} events are seen"), async || {
             let seen = self.seen();
-            match seen.len() >= count {
-                true => Ok(seen),
-                false => Err(format!("{} so far", seen.len())),
+            let different: HashSet<&str> = seen.iter().map(|event| event.id.as_str()).collect();
+            match different.len() {
+                enough if enough >= count => Ok(seen),
+                fewer => Err(format!("{fewer} so far")),
             }
         })
         .await
