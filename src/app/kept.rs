@@ -7,8 +7,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::application::judge::Judge;
-use crate::application::kept::Verdict;
+use crate::application::kept::{KeptCommand, KeptReason};
 use crate::application::ports::FailedCommands;
+use crate::application::task::Task;
 use crate::interfaces::amqp::{Flow, Forget, Lanes};
 
 /// How often it looks for what is due.
@@ -16,11 +17,12 @@ const LOOK: Duration = Duration::from_millis(500);
 /// How many it takes at once.
 const LIMIT: u32 = 64;
 
-/// Looks for due commands until `stop` is cancelled. While consuming is paused, so is this.
+/// Looks for due commands until `stop` is cancelled; each is run `tries` times at most. While consuming is paused, so is this.
 pub(super) async fn run_kept<F: FailedCommands>(
     failed: Arc<F>,
     judge: Arc<Judge>,
     lanes: Lanes,
+    tries: u32,
     flow: watch::Receiver<Flow>,
     stop: CancellationToken,
 ) {
@@ -35,25 +37,28 @@ pub(super) async fn run_kept<F: FailedCommands>(
             continue;
         }
         match failed.due(LIMIT).await {
-            Ok(due) => {
-                for kept in due {
-                    let (id, key) = (kept.id, kept.key);
-                    match judge.again(kept) {
-                        Ok(task) => lanes.submit_kept(task),
-                        Err(failure) => {
-                            let message_id = key.map(|key| tracing::field::display(key.message_id));
-                            tracing::error!(
-                                message.id = message_id, %failure,
-                                "a kept command cannot be read; was ROSTER_SECRET changed?"
-                            );
-                            if let Err(failure) = failed.judge(id, &Verdict::Dead).await {
-                                tracing::warn!(%failure, "a kept command could not be given up");
-                            }
-                        }
-                    }
-                }
-            }
+            Ok(due) => due.into_iter().for_each(|kept| lanes.submit_kept(again(&judge, kept, tries))),
             Err(failure) => tracing::debug!(%failure, "could not look for due commands"),
+        }
+    }
+}
+
+/// A task for one more try, or for the last word where there is none left.
+fn again(judge: &Judge, kept: KeptCommand, tries: u32) -> Task {
+    // The tries that failed are dead letters by now; those of this one never ended.
+    if kept.attempts >= tries {
+        return judge.given_up(
+            kept,
+            KeptReason::DeliveryLimit,
+            "no try came to an end: it may kill the process",
+        );
+    }
+    let message_id = kept.key.map(|key| tracing::field::display(key.message_id));
+    match judge.again(&kept) {
+        Ok(task) => task,
+        Err(failure) => {
+            tracing::error!(message.id = message_id, %failure, "a kept command cannot be read");
+            judge.given_up(kept, KeptReason::Failed, "its body cannot be opened: was ROSTER_SECRET changed?")
         }
     }
 }

@@ -1,7 +1,5 @@
 //! One batch of commands in one transaction, and what to do when that fails.
 
-use std::sync::Arc;
-
 use uuid::Uuid;
 
 use super::decide::{World, decide, error_body, keep};
@@ -129,7 +127,8 @@ impl<S: Store, P: Patience> Runner<S, P> {
         let work = if needs.is_empty() { Workspace::default() } else { transaction.load(&needs).await? };
         let seen: Vec<Seen> =
             if (ask_inbox || late) && !keys.is_empty() { transaction.seen(&keys).await? } else { Vec::new() };
-        let (outcomes, changes) = decide(tasks, work, seen, &world)?;
+        let (outcomes, mut changes) = decide(tasks, work, seen, &world)?;
+        changes.unasked = !ask_inbox && !late;
         if changes.is_empty() {
             return Ok((outcomes, false));
         }
@@ -155,13 +154,23 @@ impl<S: Store, P: Patience> Runner<S, P> {
         };
         let mut kept = keep(task, KeptReason::Failed, &failure.what, verdict, &self.world())?;
         kept.attempts = attempts;
-        let changes = Changes { kept: vec![kept], ..Changes::default() };
+        let mut changes = Changes { kept: vec![kept], ..Changes::default() };
         let mut tried = 0;
         loop {
             match self.write(&changes).await {
                 Ok(()) => {
                     failpoint::hit("after_keeping");
                     return Ok(outcome);
+                }
+                // Another message with its id, or another delivery of it, was kept before: what becomes of this one
+                // depends on that.
+                Err(failure) if failure.kind == FailureKind::Conflict => {
+                    match self.once(std::slice::from_ref(task), true).await {
+                        Ok(mut outcomes) if outcomes.len() == 1 => return Ok(outcomes.remove(0)),
+                        Err(failure) if failure.kind == FailureKind::Away => return Err(failure),
+                        // Kept beside it.
+                        _ => changes.kept.iter_mut().for_each(|kept| kept.key = None),
+                    }
                 }
                 Err(failure) if failure.kind != FailureKind::Away && tried < TRIES => {
                     tried += 1;
@@ -203,10 +212,4 @@ pub async fn prepare(task: &mut Task, services: &Services) -> Result<(), Failure
         Work::Run(command) => command.prepare(&task.actor, services).await,
         Work::Refuse(..) | Work::Park(..) => Ok(()),
     }
-}
-
-/// The body that tells a caller that its command was given up.
-#[must_use]
-pub fn internal_error() -> Arc<str> {
-    error_body(&Refusal::internal())
 }

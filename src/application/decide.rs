@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::dto::{ErrorReply, describe};
 use super::error::{Failure, Reason, Refusal};
 use super::judge::grant_of;
-use super::kept::{KeptCommand, KeptReason, Verdict};
+use super::kept::{KeptCommand, KeptReason, Verdict, Waiter};
 use super::message::{Fingerprint, MessageKey};
 use super::ports::{Changes, Known, NewAnswer, NewEvent, Seen, Vault};
 use super::registry::{Context, Decline, ErasedCommand};
@@ -106,36 +106,47 @@ enum Store {
 
 impl Decided<'_> {
     fn task(&mut self, task: &Task, work: &mut Workspace) -> Result<Outcome, Failure> {
-        if let Some(handled) = task.key.and_then(|key| self.handled.get(&key)) {
-            match (&handled.known, &task.work) {
-                (Known::Answer(answer), _) if handled.is(task) => {
-                    let body = Arc::clone(answer);
-                    self.release(task);
-                    return Ok(Outcome::Answered { code: code_of(&body), body, replayed: true });
-                }
-                // Its own row, or a replay's.
-                (Known::Waiting | Known::Dead, _) if task.kept.is_some() => {}
-                (known @ (Known::Waiting | Known::Dead), _) if handled.is(task) => {
-                    return Ok(Outcome::AlreadyKept { dead: *known == Known::Dead });
-                }
-                (_, Work::Run(_)) => {
-                    return self.refuse(
-                        task,
-                        &Refusal::message_id_reused(),
-                        KeptReason::MessageIdReused,
-                        Store::No,
-                    );
-                }
-                (_, Work::Refuse(..) | Work::Park(..)) => {}
+        match (self.standing(task), &task.work) {
+            (Standing::Answered(body), _) => {
+                self.release(task);
+                return Ok(Outcome::Answered { code: code_of(&body), body, replayed: true });
             }
+            (Standing::Waiting(row), _) => {
+                self.changes.joined.extend(waiter(task).map(|waiter| (row, waiter)));
+                return Ok(Outcome::Waits);
+            }
+            (Standing::Dead(reason), _) => {
+                let refusal = reason.last_word();
+                return Ok(Outcome::AlreadyDead { body: error_body(&refusal), code: refusal.code });
+            }
+            (Standing::Taken, Work::Run(_)) => {
+                let refusal = Refusal::message_id_reused();
+                return self.refuse(task, &refusal, KeptReason::MessageIdReused, Store::No);
+            }
+            (Standing::Taken, Work::Refuse(..) | Work::Park(..)) | (Standing::New, _) => {}
         }
         match &task.work {
             Work::Refuse(refusal, reason) => self.refuse(task, refusal, *reason, Store::No),
-            Work::Park(reason, refusal) => self.bury(task, *reason, refusal, reason.as_str()),
+            Work::Park(reason, error) => self.bury(task, *reason, &reason.last_word(), error),
             Work::Run(command) => match self.world.too_late(task) {
                 Some(reason) => self.refuse(task, &Refusal::expired(reason), KeptReason::Expired, Store::No),
                 None => self.run(task, &**command, work),
             },
+        }
+    }
+
+    fn standing(&self, task: &Task) -> Standing {
+        let Some(handled) = task.key.and_then(|key| self.handled.get(&key)) else { return Standing::New };
+        match &handled.known {
+            Known::Dead(reason) if !handled.is(task) && reason.is_refusal() => Standing::New,
+            _ if !handled.is(task) => Standing::Taken,
+            Known::Answer(answer) => Standing::Answered(Arc::clone(answer)),
+            // Its own row, or a replay's.
+            Known::Waiting(_) | Known::Dead(_) if task.kept.is_some() => Standing::New,
+            Known::Waiting(row) => Standing::Waiting(*row),
+            // Its caller may have it judged anew, the broker may not.
+            Known::Dead(reason) if task.redelivered => Standing::Dead(*reason),
+            Known::Dead(_) => Standing::New,
         }
     }
 
@@ -219,7 +230,7 @@ impl Decided<'_> {
     /// Lets go of the row that was kept of an earlier try. Where somebody waits for the answer, the row outlives
     /// it: a process that dies in between finds the row again, and then the stored answer.
     fn release(&mut self, task: &Task) {
-        if task.reply_to.is_none() {
+        if task.reply_to.is_none() && task.kept.as_ref().is_none_or(|kept| kept.waiters.is_empty()) {
             self.changes.released.extend(task.kept.as_ref().map(|kept| kept.id));
         }
     }
@@ -250,20 +261,48 @@ impl Decided<'_> {
         refusal: &Refusal,
         error: &str,
     ) -> Result<Outcome, Failure> {
-        let kept = keep(task, reason, error, Verdict::Dead, self.world)?;
+        let mut kept = keep(task, reason, error, Verdict::Dead, self.world)?;
         if let Some(key) = kept.key {
-            let handled = Handled {
-                message_type: task.message_type.clone(),
-                actor: kept.actor.clone(),
-                fingerprint: task.fingerprint,
-                known: Known::Dead,
-            };
-            // A reused id stays the first message's.
-            self.handled.entry(key).or_insert(handled);
+            match self.handled.get(&key) {
+                // The id stays the first message's.
+                Some(handled) if !handled.is(task) => kept.key = None,
+                _ => {
+                    let handled = Handled {
+                        message_type: task.message_type.clone(),
+                        actor: kept.actor.clone(),
+                        fingerprint: task.fingerprint,
+                        known: Known::Dead(reason),
+                    };
+                    self.handled.insert(key, handled);
+                }
+            }
         }
         self.changes.kept.push(kept);
         Ok(Outcome::Dead { body: error_body(refusal), code: refusal.code, reason })
     }
+}
+
+/// What is known of a task's message.
+enum Standing {
+    /// Nothing that keeps it from being judged.
+    New,
+    Answered(Arc<str>),
+    /// Kept, in this row, to be tried again.
+    Waiting(Uuid),
+    Dead(KeptReason),
+    /// Its id is another message's.
+    Taken,
+}
+
+/// Who waits for a task, as text that the store can take.
+fn waiter(task: &Task) -> Option<Waiter> {
+    let storable = |text: &String| !text.contains('\0');
+    Some(Waiter {
+        reply_to: task.reply_to.clone().filter(storable)?,
+        correlation_id: task.answers_to().filter(storable),
+        traceparent: task.trace.parent.clone(),
+        tracestate: task.trace.state.clone(),
+    })
 }
 
 /// A task as `failed_commands` keeps it, after one more try.
@@ -275,20 +314,27 @@ pub(super) fn keep(
     world: &World<'_>,
 ) -> Result<KeptCommand, Failure> {
     let id = task.kept.as_ref().map_or_else(world.fresh_id, |kept| kept.id);
-    let ran = !matches!(task.work, Work::Refuse(..) | Work::Park(..));
+    let ran = matches!(task.work, Work::Run(_));
+    let again = task.kept.is_some();
+    let sealed_body =
+        if again { Vec::new() } else { world.vault.seal(&task.original.body, id.as_bytes())? };
     Ok(KeptCommand {
         id,
         key: task.key,
+        aggregate: task.aggregate.clone(),
+        again,
         actor: task.actor.to_string(),
         grant: grant_of(&task.actor),
         properties: task.original.properties.clone(),
-        sealed_body: world.vault.seal(&task.original.body, id.as_bytes())?,
+        sealed_body,
         fingerprint: task.fingerprint,
         reason,
         attempts: task.kept.as_ref().map_or(0, |kept| kept.attempts) + u32::from(ran),
+        unended: 0,
         first_error: task.kept.as_ref().map_or_else(|| error.to_owned(), |kept| kept.first_error.clone()),
         last_error: error.to_owned(),
         verdict,
+        waiters: Vec::new(),
     })
 }
 

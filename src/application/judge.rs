@@ -69,47 +69,73 @@ impl Judge {
         let actor = self.actor(&raw.properties);
         let bad_token =
             raw.properties.authorization.as_ref().map(|_| Refusal::unauthorized(Reason::InvalidToken));
-        self.task(raw, actor, bad_token)
+        self.task(raw, actor, |raw, envelope, actor| self.work(raw, envelope, actor, bad_token))
     }
 
     /// A command that failed before, as it was kept: the same id, reply queue, actor and trace.
     ///
     /// # Errors
     /// [`Failure`](super::error::Failure) where its body cannot be opened: another `ROSTER_SECRET`.
-    pub fn again(&self, kept: KeptCommand) -> Result<Task, super::error::Failure> {
+    pub fn again(&self, kept: &KeptCommand) -> Result<Task, super::error::Failure> {
         let body = self.services.vault.open(&kept.sealed_body, kept.id.as_bytes())?;
+        Ok(self.kept(kept.clone(), body, |raw, envelope, actor| self.work(raw, envelope, actor, None)))
+    }
+
+    /// A kept command that is not to be run again. Its body is not looked at.
+    #[must_use]
+    pub fn given_up(&self, kept: KeptCommand, reason: KeptReason, error: &'static str) -> Task {
+        let (fingerprint, aggregate) = (kept.fingerprint, kept.aggregate.clone());
+        let task = self.kept(kept, Vec::new(), |_, _, _| Work::Park(reason, error.into()));
+        Task { fingerprint, aggregate, ..task }
+    }
+
+    fn kept(
+        &self,
+        kept: KeptCommand,
+        body: Vec<u8>,
+        work: impl FnOnce(&RawMessage, &[Detail], &Actor) -> Work,
+    ) -> Task {
+        let KeptCommand { id, attempts, first_error, waiters, properties, .. } = kept;
         let actor = if failpoint::bug("retry_forgets_actor") {
             Actor::Anonymous
         } else {
             parse_actor(&kept.actor, kept.grant.as_deref())
         };
-        let mut task = self.task(RawMessage { properties: kept.properties, body }, actor, None);
-        task.kept = Some(Kept { id: kept.id, attempts: kept.attempts, first_error: kept.first_error });
-        task.suspect = true;
-        Ok(task)
-    }
-
-    /// A command that is not to be run: the broker parked it, or would soon.
-    #[must_use]
-    pub fn parked(&self, raw: RawMessage, reason: KeptReason) -> Task {
-        let mut task = self.command(raw);
-        let refusal = match reason {
-            KeptReason::Expired => Refusal::expired(Reason::DeadlinePassed),
-            _ => Refusal::internal(),
-        };
-        task.work = Work::Park(reason, refusal);
+        let mut task = self.task(RawMessage { properties, body }, actor, work);
+        task.kept = Some(Kept { id, attempts, first_error, waiters });
         task.suspect = true;
         task
     }
 
-    fn task(&self, raw: RawMessage, actor: Actor, bad_token: Option<Refusal>) -> Task {
-        let RawMessage { properties, body } = raw;
-        let fingerprint = self.services.vault.fingerprint(&body);
-        let envelope = read_envelope(&properties, self.services.clock.now());
-        let work = match self.work(&properties, &body, &envelope.details, &actor, bad_token) {
-            Ok(command) => Work::Run(command),
-            Err((refusal, reason)) => Work::Refuse(refusal, reason),
+    /// A command that is not to be run: the broker parked it, or would soon. It is not even read as a command: that
+    /// may be what kills the process.
+    #[must_use]
+    pub fn parked(&self, raw: RawMessage, reason: KeptReason) -> Task {
+        let actor = self.actor(&raw.properties);
+        let error = match reason {
+            KeptReason::Expired => "its time ran out before anybody took it",
+            _ => "it was delivered too often: it may kill the process",
         };
+        let mut task = self.task(raw, actor, |_, _, _| Work::Park(reason, error.into()));
+        task.suspect = true;
+        task.redelivered = true;
+        task
+    }
+
+    fn task(
+        &self,
+        raw: RawMessage,
+        actor: Actor,
+        work: impl FnOnce(&RawMessage, &[Detail], &Actor) -> Work,
+    ) -> Task {
+        let fingerprint = self.services.vault.fingerprint(&raw.body);
+        let envelope = read_envelope(&raw.properties, self.services.clock.now());
+        let work = work(&raw, &envelope.details, &actor);
+        let aggregate = match &work {
+            Work::Run(command) => Some(command.order_key()),
+            Work::Refuse(..) | Work::Park(..) => named(&raw.body),
+        };
+        let RawMessage { properties, body } = raw;
         let reply_to = properties.reply_to.clone().filter(|name| self.reply_to.allow(name));
         Task {
             key: envelope.key,
@@ -122,15 +148,23 @@ impl Judge {
             deadline: envelope.deadline,
             actor,
             work,
+            aggregate,
             original: Original { properties, body: body.into() },
             kept: None,
+            redelivered: false,
         }
     }
 
-    fn work(
+    fn work(&self, raw: &RawMessage, envelope: &[Detail], actor: &Actor, bad_token: Option<Refusal>) -> Work {
+        match self.read(raw, envelope, actor, bad_token) {
+            Ok(command) => Work::Run(command),
+            Err((refusal, reason)) => Work::Refuse(refusal, reason),
+        }
+    }
+
+    fn read(
         &self,
-        properties: &Properties,
-        body: &[u8],
+        RawMessage { properties, body }: &RawMessage,
         envelope: &[Detail],
         actor: &Actor,
         bad_token: Option<Refusal>,
@@ -332,6 +366,18 @@ fn payload(
         details.push(Detail::new("body", Reason::MalformedJson, malformed.0));
         Refusal::invalid(details)
     })
+}
+
+/// What a body that may be wrong in any way is about, if that can be told.
+fn named(body: &[u8]) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Names {
+        user_id: Option<Uuid>,
+        id: Option<Uuid>,
+        session_id: Option<Uuid>,
+    }
+    let names: Names = serde_json::from_slice(body.get(..=MAX_BODY).is_none().then_some(body)?).ok()?;
+    names.user_id.or(names.id).or(names.session_id).map(|id| id.to_string())
 }
 
 fn is_json(content_type: &str) -> bool {

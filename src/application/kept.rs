@@ -6,7 +6,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::message::{Fingerprint, MessageKey, Properties};
+use super::error::{Reason, Refusal};
+use super::message::{Fingerprint, MessageKey, Properties, Trace};
 
 /// Why a command is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -56,6 +57,27 @@ impl KeptReason {
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|reason| reason.as_str() == text)
     }
+
+    /// Whether the message was only refused: sent again, it is judged anew, and its id may be used for what mends
+    /// it. Otherwise it may yet be carried out.
+    #[must_use]
+    pub const fn is_refusal(self) -> bool {
+        match self {
+            Self::Malformed | Self::UnknownType | Self::Refused | Self::Expired | Self::MessageIdReused => {
+                true
+            }
+            Self::Failed | Self::Panicked | Self::DeliveryLimit => false,
+        }
+    }
+
+    /// What a caller is told of a dead letter that was never run.
+    #[must_use]
+    pub fn last_word(self) -> Refusal {
+        match self {
+            Self::Expired => Refusal::expired(Reason::DeadlinePassed),
+            _ => Refusal::internal(),
+        }
+    }
 }
 
 /// A command in `failed_commands`: waiting to be tried again, or a dead letter.
@@ -63,24 +85,52 @@ impl KeptReason {
 pub struct KeptCommand {
     /// The row's own id; messages without a usable id have one too.
     pub id: Uuid,
-    /// One row per message: keeping another row with the same key renews the row that is there. `None` where the
-    /// id cannot be used; a `MessageIdReused` row is stored without it, for the key is the other message's.
+    /// One row per message: keeping a dead letter's message renews its row. `None` where the id cannot be used, or
+    /// is another message's.
     pub key: Option<MessageKey>,
+    /// What its body names, in clear: the id of a user or a session, or the address of a user to be. Those of one
+    /// aggregate are run again in the order in which they were kept.
+    pub aggregate: Option<String>,
+    /// Its row is there already, and is to say how this try went. Where an operator dropped it, nothing is kept.
+    pub again: bool,
     /// As [`Actor`](super::actor::Actor) displays itself.
     pub actor: String,
     /// The role of an actor that is a user, the grant of one that is a service.
     pub grant: Option<String>,
     pub properties: Properties,
-    /// Sealed by the [`Vault`](super::ports::Vault), with the row's id as context.
+    /// Sealed by the [`Vault`](super::ports::Vault), with the row's id as context. Empty where the row has it.
     pub sealed_body: Vec<u8>,
     /// Of the body.
     pub fingerprint: Fingerprint,
     pub reason: KeptReason,
     /// How often it was run so far.
     pub attempts: u32,
+    /// How many tries began since then and never ended; zero in what is to be kept.
+    pub unended: u32,
     pub first_error: String,
     pub last_error: String,
     pub verdict: Verdict,
+    /// Who else waits for its answer; empty in what is to be kept.
+    pub waiters: Vec<Waiter>,
+}
+
+/// A caller that sent the same message again while it waited to be tried again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiter {
+    pub reply_to: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correlation_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracestate: Option<String>,
+}
+
+impl Waiter {
+    #[must_use]
+    pub fn trace(&self) -> Trace {
+        Trace { parent: self.traceparent.clone(), state: self.tracestate.clone() }
+    }
 }
 
 /// What becomes of a kept command.

@@ -12,7 +12,7 @@ use crate::domain::{Id, PasswordHash, User};
 
 use super::dto::{EventPage, EventView, PageMeta, UserView};
 use super::error::Failure;
-use super::kept::{KeptCommand, Verdict};
+use super::kept::{KeptCommand, KeptReason, Waiter};
 use super::message::{Fingerprint, MessageKey};
 use super::password::Password;
 use super::query::{EventFilter, UserFilter, UserKey};
@@ -64,10 +64,10 @@ pub struct Seen {
 pub enum Known {
     /// Answered, with this reply body.
     Answer(Arc<str>),
-    /// It failed, and waits in `failed_commands` to be tried again.
-    Waiting,
+    /// It failed, and waits in `failed_commands`, in this row, to be tried again.
+    Waiting(uuid::Uuid),
     /// It failed for good, and is a dead letter.
-    Dead,
+    Dead(KeptReason),
 }
 
 /// What a batch writes.
@@ -82,6 +82,11 @@ pub struct Changes {
     pub kept: Vec<KeptCommand>,
     /// Kept commands that are done now, by the id of their row.
     pub released: Vec<uuid::Uuid>,
+    /// Callers that wait for a kept command, by the id of its row. One that is being run just now is
+    /// [`FailureKind::Transient`](super::error::FailureKind::Transient).
+    pub joined: Vec<(uuid::Uuid, Waiter)>,
+    /// [`Transaction::seen`] was not asked: an answer to a message that is kept is a conflict.
+    pub unasked: bool,
 }
 
 impl Changes {
@@ -93,6 +98,7 @@ impl Changes {
             && self.answers.is_empty()
             && self.kept.is_empty()
             && self.released.is_empty()
+            && self.joined.is_empty()
     }
 }
 
@@ -191,10 +197,10 @@ impl std::fmt::Debug for Services {
 
 /// The failed commands, outside the batch's transaction: what is due, and the operators' tools.
 pub trait FailedCommands: Send + Sync {
-    /// Takes what is due, for this process alone, for a minute; oldest first.
+    /// Takes what is due, for this process alone, for a minute. The oldest come first; one is held back while an
+    /// earlier one of its aggregate, tried no more often, waits or is being run. One whose try never ended is given
+    /// alone: it may have killed the process.
     fn due(&self, limit: u32) -> impl Future<Output = Result<Vec<KeptCommand>, Failure>> + Send;
-    /// Gives up or puts off one whose batch never came to a verdict.
-    fn judge(&self, id: uuid::Uuid, verdict: &Verdict) -> impl Future<Output = Result<(), Failure>> + Send;
     /// Deletes those that are done.
     fn forget(&self, ids: &[uuid::Uuid]) -> impl Future<Output = Result<(), Failure>> + Send;
 }

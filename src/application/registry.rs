@@ -32,7 +32,8 @@ pub trait Command: Message<Meta = NoMeta> {
     /// The user whom the message names, for [`Access::OwnerOrAdmin`].
     fn owner(&self) -> Option<Id<User>>;
 
-    /// Commands with the same key are applied in the order they came.
+    /// Commands with the same key are applied in the order they came. It is stored in clear beside a command that
+    /// failed, so it holds nothing secret.
     fn order_key(&self) -> String;
 
     /// What to load and lock.

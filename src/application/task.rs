@@ -1,5 +1,6 @@
 //! A command on its way through a lane, and what became of it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -7,7 +8,7 @@ use uuid::Uuid;
 
 use super::actor::Actor;
 use super::error::{Code, Refusal};
-use super::kept::KeptReason;
+use super::kept::{KeptReason, Waiter};
 use super::message::{Fingerprint, MessageKey, Properties, Trace};
 use super::registry::ErasedCommand;
 
@@ -26,10 +27,14 @@ pub struct Task {
     pub trace: Trace,
     pub deadline: Option<DateTime<Utc>>,
     pub work: Work,
+    /// What it is about, as far as its body tells; see [`KeptCommand::aggregate`](super::kept::KeptCommand).
+    pub aggregate: Option<String>,
     /// What the message was, to keep it if it fails.
     pub original: Original,
     /// Its row in `failed_commands` and how often it was run, where it was kept before.
     pub kept: Option<Kept>,
+    /// The broker delivered this very message before. What its caller sent again is another delivery.
+    pub redelivered: bool,
     /// A duplicate is likely: ask the inbox before running it.
     pub suspect: bool,
 }
@@ -40,8 +45,8 @@ pub enum Work {
     Run(Box<dyn ErasedCommand>),
     /// Refused already; counts only if the inbox has no answer.
     Refuse(Refusal, KeptReason),
-    /// Not to be run: it becomes a dead letter with this reason, unless the inbox has an answer.
-    Park(KeptReason, Refusal),
+    /// Not to be run: it becomes a dead letter with this reason and error, unless the inbox has an answer.
+    Park(KeptReason, Cow<'static, str>),
 }
 
 /// A message as it came, without its token.
@@ -57,6 +62,8 @@ pub struct Kept {
     pub id: Uuid,
     pub attempts: u32,
     pub first_error: String,
+    /// Who else waits for its answer.
+    pub waiters: Vec<Waiter>,
 }
 
 /// What became of a task. The transaction that settled it has committed.
@@ -68,8 +75,10 @@ pub enum Outcome {
     Kept { attempts: u32 },
     /// A dead letter, with the answer for whoever waits.
     Dead { body: Arc<str>, code: Code, reason: KeptReason },
-    /// Kept already, by an earlier delivery of the same message; `dead` where it is a dead letter.
-    AlreadyKept { dead: bool },
+    /// Kept already, by an earlier delivery of the same message, and waits to be tried again.
+    Waits,
+    /// A dead letter already, by an earlier delivery of the same message.
+    AlreadyDead { body: Arc<str>, code: Code },
     /// What it prepared no longer holds; it is to be prepared and run again.
     Stale,
 }
@@ -79,6 +88,16 @@ impl Task {
     #[must_use]
     pub fn prepares(&self) -> bool {
         matches!(&self.work, Work::Run(command) if command.prepares())
+    }
+
+    /// The correlation id of its reply.
+    #[must_use]
+    pub fn answers_to(&self) -> Option<String> {
+        let properties = &self.original.properties;
+        self.correlation_id
+            .clone()
+            .or_else(|| self.key.map(|key| key.message_id.to_string()))
+            .or_else(|| properties.message_id.clone())
     }
 
     /// The aggregate whose commands keep their order.

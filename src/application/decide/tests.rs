@@ -72,9 +72,11 @@ fn rename(n: u128, name: &str) -> Task {
         reply_to: Some("reply.test".into()),
         trace: Trace::default(),
         deadline: None,
+        aggregate: Some(Uuid::from_u128(1).to_string()),
         work: Work::Run(command),
         original: Original { properties: Properties::default(), body: body.into_bytes().into() },
         kept: None,
+        redelivered: false,
         suspect: false,
     }
 }
@@ -180,22 +182,63 @@ fn a_refusal_that_nobody_hears_is_a_dead_letter_and_never_an_answer() {
 
 #[test]
 fn a_message_that_is_kept_already_is_not_run_beside_its_row() {
-    let task = rename(1, "Ada L");
-    for (known, expected) in
-        [(Known::Waiting, "AlreadyKept { dead: false }"), (Known::Dead, "AlreadyKept { dead: true }")]
-    {
-        let (outcomes, changes) = run(std::slice::from_ref(&task), vec![seen(&task, known)]);
-        assert_eq!(outcomes, [expected]);
+    let mut task = rename(1, "Ada L");
+    task.redelivered = true;
+    let row = Uuid::from_u128(50);
+    let (outcomes, changes) = run(std::slice::from_ref(&task), vec![seen(&task, Known::Waiting(row))]);
+    assert_eq!(outcomes, ["Waits"]);
+    assert_eq!((changes.joined.len(), changes.joined[0].0), (1, row), "its caller waits with the others");
+    for (reason, expected) in [(KeptReason::Failed, "INTERNAL_ERROR"), (KeptReason::Expired, "EXPIRED")] {
+        let (outcomes, changes) = run(std::slice::from_ref(&task), vec![seen(&task, Known::Dead(reason))]);
+        assert!(outcomes[0].contains(expected), "{outcomes:?}");
         assert!(changes.is_empty());
     }
+}
+
+#[test]
+fn a_dead_letter_that_its_caller_sends_again_is_judged_anew() {
+    let task = rename(1, "Ada L");
+    let known = seen(&task, Known::Dead(KeptReason::Failed));
+    let (outcomes, _) = run(&[task], vec![known]);
+    assert_eq!(outcomes, ["ok"]);
+}
+
+#[rstest]
+#[case::only_refused(KeptReason::Refused, "ok")]
+#[case::may_yet_be_carried_out(KeptReason::Failed, "CONFLICT")]
+fn a_dead_letter_keeps_its_id_from_other_bytes_if_it_was_more_than_refused(
+    #[case] reason: KeptReason,
+    #[case] expected: &str,
+) {
+    let known = seen(&rename(1, "Ada B"), Known::Dead(reason));
+    let (outcomes, _) = run(&[rename(1, "Ada L")], vec![known]);
+    assert_eq!(outcomes, [expected]);
+}
+
+#[test]
+fn a_kept_command_whose_id_is_another_messages_is_not_run() {
+    let mut task = rename(1, "Ada L");
+    task.kept =
+        Some(Kept { id: Uuid::from_u128(50), attempts: 0, first_error: "why".into(), waiters: vec![] });
+    let known = seen(&rename(1, "Ada B"), Known::Waiting(Uuid::from_u128(51)));
+    let (outcomes, _) = run(&[task], vec![known]);
+    assert_eq!(outcomes, ["CONFLICT"]);
+}
+
+#[test]
+fn a_second_dead_letter_with_the_same_id_leaves_the_id_to_the_first() {
+    let silent = |name| Task { reply_to: None, ..refused(rename(1, name)) };
+    let (outcomes, changes) = run(&[silent("Ada L"), silent("Ada B")], vec![]);
+    assert_eq!(outcomes, ["dead refused", "dead refused"]);
+    assert_eq!((changes.kept[0].key, changes.kept[1].key), (Some(key(1, 0)), None));
 }
 
 #[test]
 fn a_kept_command_runs_in_spite_of_its_own_row_which_outlives_the_answer() {
     let mut task = rename(1, "Ada L");
     let row = Uuid::from_u128(50);
-    task.kept = Some(Kept { id: row, attempts: 1, first_error: "why".into() });
-    let known = seen(&task, Known::Waiting);
+    task.kept = Some(Kept { id: row, attempts: 1, first_error: "why".into(), waiters: vec![] });
+    let known = seen(&task, Known::Waiting(row));
     let (outcomes, changes) = run(std::slice::from_ref(&task), vec![known.clone()]);
     assert_eq!(outcomes, ["ok"]);
     assert!(changes.released.is_empty(), "the answer is not sent yet");
@@ -207,7 +250,7 @@ fn a_kept_command_runs_in_spite_of_its_own_row_which_outlives_the_answer() {
 #[test]
 fn what_the_broker_parked_is_never_run() {
     let mut task = rename(1, "Ada L");
-    task.work = Work::Park(KeptReason::DeliveryLimit, Refusal::internal());
+    task.work = Work::Park(KeptReason::DeliveryLimit, "why".into());
     let (outcomes, changes) = run(&[task], vec![]);
     assert_eq!(outcomes, ["dead delivery_limit"]);
     assert!(changes.events.is_empty() && changes.answers.is_empty());

@@ -5,28 +5,51 @@ use std::sync::Arc;
 use chrono::{DateTime, NaiveDate, Utc};
 use uuid::Uuid;
 
-use crate::application::error::Failure;
-use crate::application::kept::{KeptCommand, KeptReason, Verdict};
+use crate::application::error::{Failure, FailureKind};
+use crate::application::kept::{KeptCommand, Verdict, Waiter};
 use crate::application::message::{MessageKey, Properties};
 use crate::application::ports::FailedCommands;
 
 use super::connections::Connections;
 use super::errors;
 use super::loan::{Loan, answered};
-use super::seen::fingerprint;
+use super::seen::{fingerprint, reason};
 use super::shelf::Shelf;
+
+/// How many callers are noted as waiting for one command.
+const MAX_WAITERS: i32 = 32;
 
 /// Keeps them, one statement each: failures are rare.
 pub async fn keep(loan: &mut Loan, kept: &[KeptCommand]) -> Result<(), Failure> {
     for command in kept {
-        let row = Row::of(command)?;
-        let count = if row.message_id.is_some() {
-            insert_keyed(loan, &row).await?
-        } else {
-            insert_keyless(loan, &row).await?
-        };
-        if count != 1 {
-            return loan.note(Err(errors::conflict("another message with the same id was kept meanwhile")));
+        if command.again {
+            renew(loan, command).await?;
+        } else if insert(loan, &Row::of(command)?).await? != 1 {
+            return loan.note(Err(errors::conflict("a message with the same id was kept before")));
+        }
+    }
+    Ok(())
+}
+
+/// Notes who else waits for commands that are kept. One that is being run just now would not see it.
+pub async fn join(loan: &mut Loan, joined: &[(Uuid, Waiter)]) -> Result<(), Failure> {
+    for (id, waiter) in joined {
+        let waiter = serde_json::to_value(waiter).map_err(|_| errors::permanent("a waiter is not JSON"))?;
+        let query = sqlx::query!(
+            r#"update failed_commands
+            set waiters = case
+                when waiters @> jsonb_build_array($2::jsonb) or jsonb_array_length(waiters) >= $3 then waiters
+                else waiters || $2
+            end
+            where id = $1 and state = 'waiting' and (claimed_until is null or claimed_until < now())"#,
+            id,
+            waiter,
+            MAX_WAITERS
+        );
+        let answer = answered(query.execute(loan.connection()?)).await;
+        if loan.note(answer)?.rows_affected() != 1 {
+            let failure = Failure::new(FailureKind::Transient, "postgres: a kept command is being run");
+            return loan.note(Err(failure));
         }
     }
     Ok(())
@@ -47,6 +70,7 @@ struct Row<'a> {
     message_id: Option<Uuid>,
     issued_on: Option<NaiveDate>,
     kind: String,
+    aggregate: Option<String>,
     actor: &'a str,
     grant: Option<&'a str>,
     properties: String,
@@ -62,14 +86,13 @@ struct Row<'a> {
 
 impl<'a> Row<'a> {
     fn of(command: &'a KeptCommand) -> Result<Self, Failure> {
-        // The row of a reused id must not take the place of the message whose id it is.
-        let key = command.key.filter(|_| command.reason != KeptReason::MessageIdReused);
         let (state, due_at) = standing(&command.verdict);
         Ok(Self {
             id: command.id,
-            message_id: key.map(|key| key.message_id),
-            issued_on: key.map(|key| key.issued_on),
+            message_id: command.key.map(|key| key.message_id),
+            issued_on: command.key.map(|key| key.issued_on),
             kind: storable(command.properties.kind.as_deref().unwrap_or_default()),
+            aggregate: command.aggregate.as_deref().map(storable),
             actor: &command.actor,
             grant: command.grant.as_deref(),
             properties: serde_json::to_string(&command.properties)
@@ -78,12 +101,16 @@ impl<'a> Row<'a> {
             fingerprint: &command.fingerprint,
             reason: command.reason.as_str(),
             state,
-            attempts: i32::try_from(command.attempts).unwrap_or(i32::MAX),
+            attempts: number(command.attempts),
             first_error: storable(&command.first_error),
             last_error: storable(&command.last_error),
             due_at,
         })
     }
+}
+
+fn number(attempts: u32) -> i32 {
+    i32::try_from(attempts).unwrap_or(i32::MAX)
 }
 
 fn storable(text: &str) -> String {
@@ -97,23 +124,26 @@ const fn standing(verdict: &Verdict) -> (&'static str, Option<DateTime<Utc>>) {
     }
 }
 
-/// A row that is there already keeps its id and its body, which is sealed for that id.
-async fn insert_keyed(loan: &mut Loan, row: &Row<'_>) -> Result<u64, Failure> {
+/// A dead letter of the same message, whose caller had it judged anew, gives way; it keeps its id and its body,
+/// which is sealed for that id.
+async fn insert(loan: &mut Loan, row: &Row<'_>) -> Result<u64, Failure> {
     let query = sqlx::query!(
         r#"insert into failed_commands as kept
-            (id, message_id, issued_on, type, actor, actor_grant, properties, body, fingerprint, reason, state,
-            attempts, first_error, last_error, due_at)
-        values ($1, $2, $3, $4, $5, $6, $7::text::json, $8, $9, $10, $11, $12, $13, $14, $15)
+            (id, message_id, issued_on, type, aggregate, actor, actor_grant, properties, body, fingerprint, reason,
+            state, attempts, first_error, last_error, due_at)
+        values ($1, $2, $3, $4, $5, $6, $7, $8::text::json, $9, $10, $11, $12, $13, $14, $15, $16)
         on conflict (message_id, issued_on) where message_id is not null do update set
-            actor = excluded.actor, actor_grant = excluded.actor_grant, properties = excluded.properties,
-            reason = excluded.reason, state = excluded.state, attempts = excluded.attempts,
-            last_error = excluded.last_error, due_at = excluded.due_at, claimed_until = null,
-            updated_at = now()
-        where kept.fingerprint = excluded.fingerprint"#,
+            actor_grant = excluded.actor_grant, properties = excluded.properties, reason = excluded.reason,
+            state = excluded.state, attempts = excluded.attempts, first_error = excluded.first_error,
+            last_error = excluded.last_error, due_at = excluded.due_at, claimed_until = null, unended = 0,
+            waiters = '[]', updated_at = now()
+        where kept.state = 'dead' and kept.fingerprint = excluded.fingerprint and kept.type = excluded.type
+            and kept.actor = excluded.actor"#,
         row.id,
         row.message_id,
         row.issued_on,
         row.kind,
+        row.aggregate,
         row.actor,
         row.grant,
         row.properties,
@@ -130,32 +160,25 @@ async fn insert_keyed(loan: &mut Loan, row: &Row<'_>) -> Result<u64, Failure> {
     loan.note(answer.map(|done| done.rows_affected()))
 }
 
-async fn insert_keyless(loan: &mut Loan, row: &Row<'_>) -> Result<u64, Failure> {
+/// Says how another try went. A row that is gone was dropped, or was done elsewhere.
+async fn renew(loan: &mut Loan, command: &KeptCommand) -> Result<(), Failure> {
+    let (state, due_at) = standing(&command.verdict);
     let query = sqlx::query!(
-        r#"insert into failed_commands
-            (id, type, actor, actor_grant, properties, body, fingerprint, reason, state, attempts, first_error,
-            last_error, due_at)
-        values ($1, $2, $3, $4, $5::text::json, $6, $7, $8, $9, $10, $11, $12, $13)
-        on conflict (id) do update set
-            message_id = null, issued_on = null, reason = excluded.reason, state = excluded.state,
-            attempts = excluded.attempts, last_error = excluded.last_error, due_at = excluded.due_at,
-            claimed_until = null, updated_at = now()"#,
-        row.id,
-        row.kind,
-        row.actor,
-        row.grant,
-        row.properties,
-        row.body,
-        row.fingerprint,
-        row.reason,
-        row.state,
-        row.attempts,
-        row.first_error,
-        row.last_error,
-        row.due_at
+        r#"update failed_commands set
+            message_id = case when $2 then message_id end, issued_on = case when $2 then issued_on end,
+            reason = $3, state = $4, attempts = $5, last_error = $6, due_at = $7, claimed_until = null,
+            unended = 0, waiters = case when $4 = 'dead' then '[]' else waiters end, updated_at = now()
+        where id = $1"#,
+        command.id,
+        command.key.is_some(),
+        command.reason.as_str(),
+        state,
+        number(command.attempts),
+        storable(&command.last_error),
+        due_at
     );
     let answer = answered(query.execute(loan.connection()?)).await;
-    loan.note(answer.map(|done| done.rows_affected()))
+    loan.note(answer.map(|_| ()))
 }
 
 /// The failed commands outside a batch's transaction.
@@ -174,19 +197,31 @@ impl PgFailedCommands {
 impl FailedCommands for PgFailedCommands {
     async fn due(&self, limit: u32) -> Result<Vec<KeptCommand>, Failure> {
         let query = sqlx::query!(
-            r#"with due as (
+            r#"with suspect as materialized (
                 select id from failed_commands
-                where state = 'waiting' and due_at <= now()
-                    and (claimed_until is null or claimed_until < now())
-                order by created_at, due_at, id limit $1 for update skip locked
+                where state = 'waiting' and due_at <= now() and claimed_until < now()
+                order by created_at, id limit 1 for update skip locked
+            ), due as (
+                select id from failed_commands f
+                where state = 'waiting' and due_at <= now() and claimed_until is null
+                    and not exists (select from suspect)
+                    and not exists (
+                        select from failed_commands earlier
+                        where earlier.aggregate = f.aggregate and earlier.state = 'waiting'
+                            and (earlier.created_at, earlier.id) < (f.created_at, f.id)
+                            and earlier.attempts <= f.attempts
+                            and (earlier.due_at > now() or earlier.claimed_until is not null)
+                    )
+                order by created_at, id limit $1 for update skip locked
             ), claimed as (
-                update failed_commands set claimed_until = now() + interval '1 minute'
-                from due where failed_commands.id = due.id
-                returning failed_commands.*
+                update failed_commands
+                set claimed_until = now() + interval '1 minute', unended = unended + 1
+                where id in (select id from suspect union all select id from due)
+                returning *
             )
-            select id, message_id, issued_on, actor, actor_grant, properties::text as "properties!", body,
-                fingerprint, reason, attempts, first_error, last_error, due_at as "due_at!"
-            from claimed order by created_at, due_at, id"#,
+            select id, message_id, issued_on, aggregate, actor, actor_grant, properties::text as "properties!",
+                body, fingerprint, reason, attempts, unended, first_error, last_error, due_at as "due_at!", waiters
+            from claimed order by created_at, id"#,
             i64::from(limit)
         );
         let mut lent = self.shelf.lend().await?;
@@ -198,33 +233,24 @@ impl FailedCommands for PgFailedCommands {
                 Ok(KeptCommand {
                     id: row.id,
                     key: key.map(|(message_id, issued_on)| MessageKey { message_id, issued_on }),
+                    aggregate: row.aggregate,
+                    again: true,
                     actor: row.actor,
                     grant: row.actor_grant,
                     properties: properties(&row.properties)?,
                     sealed_body: row.body,
                     fingerprint: fingerprint(&row.fingerprint)?,
-                    reason: KeptReason::parse(&row.reason).unwrap_or(KeptReason::Failed),
+                    reason: reason(&row.reason),
                     attempts: u32::try_from(row.attempts).unwrap_or_default(),
+                    // Without the try that begins now.
+                    unended: u32::try_from(row.unended - 1).unwrap_or_default(),
                     first_error: row.first_error,
                     last_error: row.last_error,
                     verdict: Verdict::Retry { due_at: row.due_at },
+                    waiters: serde_json::from_value(row.waiters).unwrap_or_default(),
                 })
             })
             .collect()
-    }
-
-    async fn judge(&self, id: Uuid, verdict: &Verdict) -> Result<(), Failure> {
-        let (state, due_at) = standing(verdict);
-        let query = sqlx::query!(
-            r#"update failed_commands set state = $2, due_at = $3, claimed_until = null, updated_at = now()
-            where id = $1"#,
-            id,
-            state,
-            due_at
-        );
-        let mut lent = self.shelf.lend().await?;
-        let done = answered(query.execute(lent.connection()?)).await;
-        lent.note(done).map(|_| ())
     }
 
     async fn forget(&self, ids: &[Uuid]) -> Result<(), Failure> {

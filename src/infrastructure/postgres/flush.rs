@@ -73,6 +73,7 @@ pub async fn write(loan: &mut Loan, changes: &Changes) -> Result<Flushed, Failur
             returning 1
         )
         select (select id from batch) as batch_id,
+            $36 and exists (select from failed_commands where message_id = any($30)) as "kept!",
             (select count(*) from updated) as "updated!",
             (select count(*) from created) as "created!",
             (select count(*) from recorded) as "recorded!",
@@ -113,6 +114,7 @@ pub async fn write(loan: &mut Loan, changes: &Changes) -> Result<Flushed, Failur
         &answers.actors as _,
         &answers.fingerprints as _,
         &answers.answers as _,
+        changes.unasked,
     );
     let connection = loan.connection()?;
     let mut missing = false;
@@ -134,6 +136,7 @@ pub async fn write(loan: &mut Loan, changes: &Changes) -> Result<Flushed, Failur
         .and_then(|()| expect(row.answered, answers.ids.len(), "a message was handled meanwhile"))
         .and_then(|()| expect(row.recorded, events.ids.len(), "not every event was recorded"))
         .and_then(|()| expect(row.noted, usize::from(!events.ids.is_empty()), "the batch was not noted"));
+    let checks = if row.kept { Err(errors::conflict("a message was kept before")) } else { checks };
     // What was written in part must never be committed.
     loan.note(checks)?;
     Ok(Flushed::Written(row.batch_id))

@@ -74,6 +74,7 @@ impl Transaction for PgTransaction {
             Flushed::MissingPartition(failure) => return Err(self.add_partitions(failure, changes).await),
         };
         failed_commands::keep(&mut self.loan, &changes.kept).await?;
+        failed_commands::join(&mut self.loan, &changes.joined).await?;
         failed_commands::release(&mut self.loan, &changes.released).await?;
         let remembered = if self.store.handover.leads() { changes.events.clone() } else { Vec::new() };
         self.batch = batch.map(|id| (id, remembered));

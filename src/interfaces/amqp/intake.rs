@@ -204,7 +204,8 @@ impl Intake {
         if wanted_reply && task.reply_to.is_none() {
             counter!(crate::metrics::REPLY_TO_REFUSED).increment(1);
         }
-        task.suspect |= delivery.redelivered || count > 0;
+        task.redelivered = delivery.redelivered || count > 0;
+        task.suspect |= task.redelivered;
         self.lanes.submit(task, ticket);
     }
 }

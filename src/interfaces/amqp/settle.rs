@@ -1,5 +1,6 @@
 //! Settles what a batch decided: reply, confirm, acknowledge, log; in this order.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,6 @@ use super::lanes::Item;
 use super::replies::Outgoing;
 use super::session::Session;
 use super::wire::reply_properties;
-use crate::application::batch::internal_error;
 use crate::application::task::Outcome;
 use crate::failpoint;
 
@@ -91,7 +91,7 @@ async fn finish_delivered(session: &Session, settled: Vec<Settled>) {
         acknowledge(&settled).await;
     }
     failpoint::hit("before_reply");
-    session.replies.send(settled.iter().filter_map(reply).collect()).await;
+    session.replies.send(settled.iter().flat_map(replies).collect()).await;
     failpoint::hit("after_reply");
     acknowledge(&settled).await;
     failpoint::hit("after_ack");
@@ -113,7 +113,7 @@ async fn finish_kept<F: Forget>(
     mut sessions: watch::Receiver<Option<Arc<Session>>>,
     forget: &F,
 ) {
-    let replies: Vec<Outgoing> = settled.iter().filter_map(reply).collect();
+    let replies: Vec<Outgoing> = settled.iter().flat_map(replies).collect();
     if !replies.is_empty() {
         let session = tokio::time::timeout(
             WAIT_FOR_BROKER,
@@ -138,22 +138,30 @@ async fn finish_kept<F: Forget>(
     }
 }
 
-fn reply(settled: &Settled) -> Option<Outgoing> {
+/// The reply, to everyone who waits for it.
+fn replies(settled: &Settled) -> Vec<Outgoing> {
     let task = &settled.item.task;
-    let (body, replayed) = match &settled.outcome {
-        Outcome::Answered { body, replayed, .. } => (Arc::clone(body), *replayed),
-        Outcome::Dead { body, .. } => (Arc::clone(body), false),
-        Outcome::AlreadyKept { dead: true } => (internal_error(), false),
-        Outcome::AlreadyKept { dead: false } | Outcome::Kept { .. } | Outcome::Stale => return None,
+    let (body, answered, replayed) = match &settled.outcome {
+        Outcome::Answered { body, replayed, .. } => (body, true, *replayed),
+        Outcome::Dead { body, .. } | Outcome::AlreadyDead { body, .. } => (body, false, false),
+        Outcome::Waits | Outcome::Kept { .. } | Outcome::Stale => return Vec::new(),
     };
-    let message_id = task.key.map(|key| key.message_id.to_string());
-    let raw_id = task.original.properties.message_id.as_deref();
-    let correlation_id = task.correlation_id.as_deref().or(message_id.as_deref()).or(raw_id);
-    Some(Outgoing {
-        reply_to: task.reply_to.clone()?,
-        properties: reply_properties(correlation_id, &task.trace, replayed),
-        body,
-    })
+    let own = task.reply_to.iter().map(|reply_to| (reply_to, task.answers_to(), task.trace.clone()));
+    let waiters = task.kept.iter().flat_map(|kept| &kept.waiters);
+    let others = waiters.map(|one| (&one.reply_to, one.correlation_id.clone(), one.trace()));
+    let mut replies: Vec<Outgoing> = Vec::new();
+    let mut told = HashSet::new();
+    for (reply_to, correlation_id, trace) in own.chain(others) {
+        let replayed = replayed || (answered && !told.is_empty());
+        if told.insert((reply_to, correlation_id.clone())) {
+            replies.push(Outgoing {
+                reply_to: reply_to.clone(),
+                properties: reply_properties(correlation_id.as_deref(), &trace, replayed),
+                body: Arc::clone(body),
+            });
+        }
+    }
+    replies
 }
 
 /// The one event per message that goes to the log, and its metrics.
@@ -166,7 +174,8 @@ fn tell(settled: &Settled) {
         Outcome::Answered { code, .. } => ("refused", *code),
         Outcome::Kept { .. } => ("kept", None),
         Outcome::Dead { code, .. } => ("dead", Some(*code)),
-        Outcome::AlreadyKept { .. } => ("already_kept", None),
+        Outcome::Waits => ("waits", None),
+        Outcome::AlreadyDead { code, .. } => ("already_dead", Some(*code)),
         Outcome::Stale => ("stale", None),
     };
     let code = code.map_or("", |code| code.as_str());
