@@ -2,6 +2,7 @@
 
 pub mod bench;
 mod broker;
+pub mod dead;
 mod kept;
 pub mod migrate;
 mod outbox;

@@ -4,6 +4,7 @@
 pub mod actor;
 pub mod batch;
 pub mod command;
+pub mod dead_letter;
 pub mod decide;
 pub mod dto;
 pub mod error;

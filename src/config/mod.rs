@@ -88,6 +88,20 @@ pub struct SecretArgs {
     pub secret: Secret,
 }
 
+/// The same key, where only some of what a subcommand does needs it.
+#[derive(Debug, Clone, Args)]
+pub struct BodySecretArgs {
+    /// The secret of the worker that kept it; needed for bodies only
+    #[arg(
+        long,
+        env = "ROSTER_SECRET",
+        value_name = "TEXT",
+        hide_env_values = true,
+        value_parser = secret::SecretParser
+    )]
+    pub secret: Option<Secret>,
+}
+
 /// What to do about the exchanges and queues at start-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Topology {

@@ -1,54 +1,24 @@
 //! What operators do with the failed commands: look at them, run them again, drop them.
 
-use chrono::{DateTime, Utc};
-use sqlx::postgres::PgPool;
+use chrono::{DateTime, NaiveDate, Utc};
+use sqlx::postgres::{PgConnection, PgPool};
 use sqlx::{Postgres, QueryBuilder};
 use uuid::Uuid;
 
+use crate::application::dead_letter::{Fate, Letter, Replay, Selection, State};
 use crate::application::error::Failure;
-use crate::application::kept::KeptReason;
-use crate::application::message::Properties;
 
+use super::errors;
 use super::failed_commands::properties;
 use super::loan::answered;
-
-/// What to list; everything that is not given fits.
-#[derive(Debug, Clone, Default)]
-pub struct Filter {
-    /// `waiting` or `dead`.
-    pub state: Option<String>,
-    /// The row's id, or the message's.
-    pub id: Option<Uuid>,
-    pub reason: Option<KeptReason>,
-    pub message_type: Option<String>,
-    /// The actor as it is shown: `user:<id>`, `service:<name>`, `anonymous`.
-    pub actor: Option<String>,
-    pub limit: u32,
-}
-
-/// A failed command without its body.
-#[derive(Debug, Clone)]
-pub struct Letter {
-    pub id: Uuid,
-    pub message_id: Option<Uuid>,
-    pub message_type: String,
-    pub actor: String,
-    pub properties: Properties,
-    pub reason: String,
-    pub state: String,
-    pub attempts: i32,
-    pub first_error: String,
-    pub last_error: String,
-    pub due_at: Option<DateTime<Utc>>,
-    pub created_at: DateTime<Utc>,
-    pub updated_at: DateTime<Utc>,
-}
 
 #[derive(sqlx::FromRow)]
 struct Row {
     id: Uuid,
     message_id: Option<Uuid>,
+    issued_on: Option<NaiveDate>,
     r#type: String,
+    aggregate: Option<String>,
     actor: String,
     properties: String,
     reason: String,
@@ -59,135 +29,172 @@ struct Row {
     due_at: Option<DateTime<Utc>>,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
+    running: bool,
+    answered: bool,
 }
 
-/// The oldest first.
+/// Those that fit, the oldest first, at most `limit`; and how many fit in all.
 ///
 /// # Errors
 /// A [`Failure`] of the store.
-pub async fn list(pool: &PgPool, filter: &Filter) -> Result<Vec<Letter>, Failure> {
-    let mut sql = QueryBuilder::new(
-        "select id, message_id, type, actor, properties::text as properties, reason, state, attempts, \
-        first_error, last_error, due_at, created_at, updated_at from failed_commands where true",
+pub async fn list(pool: &PgPool, selection: &Selection, limit: u32) -> Result<(Vec<Letter>, i64), Failure> {
+    let mut connection = acquire(pool).await?;
+    let mut count = QueryBuilder::new("select count(*) from failed_commands f where true");
+    push(&mut count, selection);
+    let count = answered(count.build_query_scalar::<i64>().fetch_one(&mut *connection)).await?;
+    Ok((letters(&mut connection, selection, Some(limit), "").await?, count))
+}
+
+/// A sealed body, by the row's id.
+///
+/// # Errors
+/// A [`Failure`] of the store.
+pub async fn body(pool: &PgPool, id: Uuid) -> Result<Option<Vec<u8>>, Failure> {
+    let query = sqlx::query_scalar!("select body from failed_commands where id = $1", id);
+    answered(query.fetch_optional(pool)).await
+}
+
+/// Makes those due now that `replay` lets run, with all their tries before them and in the order in which they were
+/// kept. Returns what became of each; unless `really`, nothing did yet.
+///
+/// # Errors
+/// A [`Failure`] of the store; nothing was changed then.
+pub async fn replay(
+    pool: &PgPool,
+    selection: &Selection,
+    replay: Replay,
+    really: bool,
+    fresh_id: fn() -> Uuid,
+) -> Result<Vec<(Letter, Fate)>, Failure> {
+    let mut transaction = answered(pool.begin()).await?;
+    let now = Utc::now();
+    let letters =
+        letters(&mut transaction, selection, None, if really { " for update of f" } else { "" }).await?;
+    let fates: Vec<_> = letters.into_iter().map(|letter| (replay.fate(&letter, now), letter)).collect();
+    if really {
+        for (fate, letter) in fates.iter().filter(|(fate, _)| fate.is_replayed()) {
+            let fresh_id = (*fate == Fate::Renewed).then(fresh_id);
+            let properties = replay.properties(letter, *fate, now, fresh_id.unwrap_or_default());
+            make_due(&mut transaction, letter.id, fresh_id, &properties).await?;
+        }
+        answered(transaction.commit()).await?;
+    }
+    Ok(fates.into_iter().map(|(fate, letter)| (letter, fate)).collect())
+}
+
+/// All of one replay are due at the same instant: within a transaction, `now()` stands still.
+async fn make_due(
+    connection: &mut PgConnection,
+    id: Uuid,
+    fresh_id: Option<Uuid>,
+    properties: &crate::application::message::Properties,
+) -> Result<(), Failure> {
+    let json =
+        serde_json::to_string(properties).map_err(|_| errors::permanent("the properties are not JSON"))?;
+    let query = sqlx::query!(
+        r#"update failed_commands set
+            message_id = coalesce($2, message_id),
+            issued_on = case when $2::uuid is null then issued_on else (now() at time zone 'utc')::date end,
+            properties = $3::text::json, state = 'waiting', attempts = 0, due_at = now(), claimed_until = null,
+            updated_at = now()
+        where id = $1"#,
+        id,
+        fresh_id,
+        json
     );
-    push_filter(&mut sql, filter);
-    sql.push(" order by created_at, id limit ").push_bind(i64::from(filter.limit));
-    let rows = answered(sql.build_query_as::<Row>().fetch_all(pool)).await?;
+    answered(query.execute(connection)).await.map(|_| ())
+}
+
+/// Deletes those that no worker has in hand. Returns all that fit; unless `really`, they are still there.
+///
+/// # Errors
+/// A [`Failure`] of the store; nothing was changed then.
+pub async fn drop(pool: &PgPool, selection: &Selection, really: bool) -> Result<Vec<Letter>, Failure> {
+    let mut transaction = answered(pool.begin()).await?;
+    let letters =
+        letters(&mut transaction, selection, None, if really { " for update of f" } else { "" }).await?;
+    if really {
+        let ids: Vec<Uuid> =
+            letters.iter().filter(|letter| !letter.running).map(|letter| letter.id).collect();
+        let query = sqlx::query!("delete from failed_commands where id = any($1)", &ids);
+        answered(query.execute(&mut *transaction)).await?;
+        answered(transaction.commit()).await?;
+    }
+    Ok(letters)
+}
+
+async fn acquire(pool: &PgPool) -> Result<sqlx::pool::PoolConnection<Postgres>, Failure> {
+    pool.acquire().await.map_err(|error| errors::failure(&error))
+}
+
+async fn letters(
+    connection: &mut PgConnection,
+    selection: &Selection,
+    limit: Option<u32>,
+    lock: &str,
+) -> Result<Vec<Letter>, Failure> {
+    let mut sql = QueryBuilder::new(
+        "select id, message_id, issued_on, type, aggregate, actor, properties::text as properties, reason, state, \
+        attempts, first_error, last_error, due_at, created_at, updated_at, \
+        coalesce(claimed_until > now(), false) as running, \
+        exists (select from inbox i where i.message_id = f.message_id and i.issued_on = f.issued_on) as answered \
+        from failed_commands f where true",
+    );
+    push(&mut sql, selection);
+    sql.push(" order by created_at, id");
+    if let Some(limit) = limit {
+        sql.push(" limit ").push_bind(i64::from(limit));
+    }
+    sql.push(lock);
+    let rows = answered(sql.build_query_as::<Row>().fetch_all(connection)).await?;
     rows.into_iter().map(letter).collect()
 }
 
-/// How many fit, whatever the filter's limit.
-///
-/// # Errors
-/// A [`Failure`] of the store.
-pub async fn count(pool: &PgPool, filter: &Filter) -> Result<i64, Failure> {
-    let mut sql = QueryBuilder::new("select count(*) from failed_commands where true");
-    push_filter(&mut sql, filter);
-    answered(sql.build_query_scalar::<i64>().fetch_one(pool)).await
-}
-
-fn push_filter(sql: &mut QueryBuilder<Postgres>, filter: &Filter) {
-    if let Some(state) = &filter.state {
-        sql.push(" and state = ").push_bind(state.clone());
+fn push(sql: &mut QueryBuilder<Postgres>, selection: &Selection) {
+    if let Some(state) = selection.state {
+        sql.push(" and state = ").push_bind(state.as_str());
     }
-    if let Some(id) = filter.id {
-        sql.push(" and (id = ").push_bind(id).push(" or message_id = ").push_bind(id).push(")");
+    if !selection.ids.is_empty() {
+        sql.push(" and (id = any(").push_bind(selection.ids.clone());
+        sql.push(") or message_id = any(").push_bind(selection.ids.clone());
+        // One whose id is another message's has it in its properties alone. They are not looked into as JSON:
+        // U+0000 in any of them would fail the statement.
+        let named: Vec<String> =
+            selection.ids.iter().map(|id| format!("%\"message_id\":\"{id}\"%")).collect();
+        sql.push(") or (message_id is null and properties::text ilike any(").push_bind(named).push(")))");
     }
-    if let Some(reason) = filter.reason {
+    if let Some(reason) = selection.reason {
         sql.push(" and reason = ").push_bind(reason.as_str());
     }
-    if let Some(message_type) = &filter.message_type {
+    if let Some(message_type) = &selection.message_type {
         sql.push(" and type = ").push_bind(message_type.clone());
     }
-    if let Some(actor) = &filter.actor {
-        sql.push(" and actor = ").push_bind(actor.clone());
+    if let Some(user) = &selection.user {
+        let user = user.to_lowercase();
+        sql.push(" and (aggregate = ").push_bind(user.clone());
+        sql.push(" or aggregate in (select id::text from users where email = ").push_bind(user.clone());
+        sql.push(") or aggregate in (select email from users where id::text = ").push_bind(user).push("))");
     }
-}
-
-/// One of them, by the row's id, with its sealed body.
-///
-/// # Errors
-/// A [`Failure`] of the store.
-pub async fn show(pool: &PgPool, id: Uuid) -> Result<Option<(Letter, Vec<u8>)>, Failure> {
-    let filter = Filter { id: Some(id), limit: 2, ..Filter::default() };
-    let Some(letter) = list(pool, &filter).await?.into_iter().next() else { return Ok(None) };
-    let query = sqlx::query_scalar!("select body from failed_commands where id = $1", letter.id);
-    Ok(answered(query.fetch_optional(pool)).await?.map(|body| (letter, body)))
-}
-
-/// Makes them due now, in the order in which they were kept, with all their tries before them. `renew` gives each
-/// an id of its own, issued now: the way out where the old one is past the dedupe window.
-/// Returns how many there were.
-///
-/// # Errors
-/// A [`Failure`] of the store.
-pub async fn replay(pool: &PgPool, ids: &[Uuid], renew: Option<fn() -> Uuid>) -> Result<u64, Failure> {
-    if let Some(fresh) = renew {
-        renew_ids(pool, ids, fresh).await?;
-    }
-    // A millisecond apart: what is due first is taken first.
-    let query = sqlx::query!(
-        r#"update failed_commands set state = 'waiting', attempts = 0, claimed_until = null, updated_at = now(),
-            due_at = now() + (kept.n - 1) * interval '1 millisecond'
-        from (
-            select id, row_number() over (order by created_at, id) as n
-            from failed_commands where id = any($1)
-        ) as kept
-        where failed_commands.id = kept.id
-            and (failed_commands.claimed_until is null or failed_commands.claimed_until < now())"#,
-        ids
-    );
-    Ok(answered(query.execute(pool)).await?.rows_affected())
-}
-
-async fn renew_ids(pool: &PgPool, ids: &[Uuid], fresh: fn() -> Uuid) -> Result<(), Failure> {
-    let query = sqlx::query!(
-        r#"select id, properties::text as "properties!" from failed_commands where id = any($1)"#,
-        ids
-    );
-    for row in answered(query.fetch_all(pool)).await? {
-        let message_id = fresh();
-        let renewed = Properties {
-            message_id: Some(message_id.to_string()),
-            timestamp: None,
-            ..properties(&row.properties)?
-        };
-        let json = serde_json::to_string(&renewed).unwrap_or_default();
-        let query = sqlx::query!(
-            r#"update failed_commands set message_id = $2, properties = $3::text::json,
-                issued_on = (now() at time zone 'utc')::date where id = $1"#,
-            row.id,
-            message_id,
-            json
-        );
-        answered(query.execute(pool)).await?;
-    }
-    Ok(())
-}
-
-/// Returns how many there were.
-///
-/// # Errors
-/// A [`Failure`] of the store.
-pub async fn drop(pool: &PgPool, ids: &[Uuid]) -> Result<u64, Failure> {
-    let query = sqlx::query!("delete from failed_commands where id = any($1)", ids);
-    Ok(answered(query.execute(pool)).await?.rows_affected())
 }
 
 fn letter(row: Row) -> Result<Letter, Failure> {
     Ok(Letter {
         id: row.id,
         message_id: row.message_id,
+        issued_on: row.issued_on,
         message_type: row.r#type,
+        aggregate: row.aggregate,
         actor: row.actor,
         properties: properties(&row.properties)?,
         reason: row.reason,
-        state: row.state,
+        state: if row.state == "waiting" { State::Waiting } else { State::Dead },
         attempts: row.attempts,
         first_error: row.first_error,
         last_error: row.last_error,
         due_at: row.due_at,
         created_at: row.created_at,
         updated_at: row.updated_at,
+        running: row.running,
+        answered: row.answered,
     })
 }

@@ -3,6 +3,7 @@
 mod bench;
 mod caller;
 mod completions;
+mod dead;
 mod health;
 mod migrate;
 mod outcome;
@@ -21,6 +22,7 @@ use clap::{Parser, Subcommand};
 
 use self::bench::BenchArgs;
 use self::completions::CompletionsArgs;
+use self::dead::DeadArgs;
 use self::health::HealthArgs;
 use self::migrate::MigrateArgs;
 use self::query::QueryArgs;
@@ -51,6 +53,8 @@ enum Command {
     Watch(WatchArgs),
     /// List users, or show one
     Users(UsersArgs),
+    /// Look at commands that failed, run them again, drop them
+    Dead(DeadArgs),
     /// Apply, take back, list or add versions of the database schema
     Migrate(MigrateArgs),
     /// Declare, show or delete the objects on the broker
@@ -81,6 +85,7 @@ pub fn run() -> ExitCode {
             Command::Query(args) => query::run(args).await.into(),
             Command::Watch(args) => watch::run(args).await.into(),
             Command::Users(args) => users::run(args).await.into(),
+            Command::Dead(args) => dead::run(args).await.into(),
             Command::Migrate(args) => migrate::run(args).await,
             Command::Topology(args) => topology::run(args).await,
             Command::Schema(args) => schema::run(&args).into(),
