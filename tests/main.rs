@@ -22,6 +22,7 @@ mod client;
 mod command_line;
 mod commands;
 mod crashes;
+mod dead;
 mod envelope;
 mod events;
 mod examples;

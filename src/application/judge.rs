@@ -186,7 +186,8 @@ impl Judge {
         let command = match self.registry.read(name, payload) {
             Some(Ok(command)) => command,
             Some(Err(details)) => {
-                return Err((Refusal::invalid([envelope, &details].concat()), KeptReason::Refused));
+                let refusal = Refusal::invalid([envelope, &details].concat());
+                return Err((refusal, envelope_reason(envelope)));
             }
             None => return Err((unknown_type(), KeptReason::UnknownType)),
         };

@@ -2,8 +2,11 @@
 
 use std::io::IsTerminal as _;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, TimeDelta, Utc};
 use comfy_table::{ContentArrangement, Table, presets};
+use serde::Serialize;
 
 use crate::application::dead_letter::Letter;
 
@@ -74,18 +77,21 @@ pub(super) fn details(letter: &Letter) -> String {
     table.trim_fmt()
 }
 
-/// The body is a string where it is text, and else `body_base64`.
+#[derive(Serialize)]
+struct WithBody<'a> {
+    #[serde(flatten)]
+    letter: &'a Letter,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body: Option<&'a str>,
+    /// Where the body is no text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body_base64: Option<String>,
+}
+
 pub(super) fn json(letter: &Letter, body: Option<&[u8]>) -> String {
-    use base64::Engine as _;
-    let mut data = serde_json::json!(letter);
-    match body.map(|body| (body, std::str::from_utf8(body))) {
-        Some((_, Ok(text))) => data["body"] = text.into(),
-        Some((body, Err(_))) => {
-            data["body_base64"] = base64::engine::general_purpose::STANDARD.encode(body).into();
-        }
-        None => {}
-    }
-    serde_json::json!({ "data": data }).to_string()
+    let text = body.and_then(|body| std::str::from_utf8(body).ok());
+    let other = body.filter(|_| text.is_none()).map(|body| STANDARD.encode(body));
+    serde_json::json!({ "data": WithBody { letter, body: text, body_base64: other } }).to_string()
 }
 
 /// As it was sent, unless a terminal would obey it.

@@ -1,0 +1,87 @@
+//! What happens to a message that is sent again, or whose id is used again, while the first is kept.
+
+use serde_json::json;
+
+use super::{allow, dead, forbid, kept, nothing_kept};
+use crate::support::{Stage, person, tables};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everyone_who_sent_a_waiting_command_gets_its_answer() {
+    let stage = Stage::new().await;
+    let _worker = stage.worker().env("ROSTER_RETRY_DELAYS", "1h,1h").start().await;
+    let (caller, other) = (stage.service().await, stage.service().await);
+    forbid(&stage, "Ada").await;
+    let create = caller.request("user.create.v1", person("ada"));
+    let (again, elsewhere) = (create.again(), create.again());
+    caller.send(&create).await;
+    kept(&stage, 1, |_| true).await;
+    for _ in 0..3 {
+        caller.send(&again).await;
+        other.send(&elsewhere).await;
+    }
+    super::waiters(&stage, 2).await;
+    let waiting = kept(&stage, 1, |row| row.state == "waiting").await;
+    assert_eq!(waiting[0].attempts, 1, "sending it again is no try");
+    allow(&stage).await;
+    tables::hurry(&stage.pool).await;
+    let replies = [caller.reply(&create).await, caller.reply(&again).await, other.reply(&elsewhere).await];
+    assert!(replies.iter().all(|reply| reply.body == replies[0].body));
+    assert_eq!(replies.map(|reply| reply.replayed), [Some(false), Some(true), Some(true)]);
+    nothing_kept(&stage).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_id_of_a_waiting_command_is_not_to_be_used_for_another() {
+    let stage = Stage::new().await;
+    let _worker = stage.worker().env("ROSTER_RETRY_DELAYS", "1h").start().await;
+    let caller = stage.service().await;
+    forbid(&stage, "Ada").await;
+    let create = caller.request("user.create.v1", person("ada"));
+    caller.send(&create).await;
+    kept(&stage, 1, |_| true).await;
+    // One that would succeed, and one that would fail as the first did.
+    for name in ["bob", "adalbert"] {
+        let mut body = person(name);
+        body["name"] = json!(if name == "bob" { "Bob" } else { "Ada" });
+        let reused = create.again().json(&body);
+        assert_eq!(caller.ask_with(&reused).await.refusal(), "CONFLICT message_id_reused", "{name}");
+    }
+    allow(&stage).await;
+    tables::hurry(&stage.pool).await;
+    assert_eq!(caller.reply(&create).await.data()["name"], "Ada");
+    assert_eq!(tables::users(&stage.pool).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_dead_letters_with_one_id_hold_nobody_up() {
+    let (stage, _worker) = Stage::with_worker().await;
+    let caller = stage.service().await;
+    let broken = caller.request("user.create.v1", json!({ "name": "" })).no_reply();
+    caller.send(&broken).await;
+    dead(&stage, 1).await;
+    caller.send(&broken.clone().json(&json!({ "name": 1 }))).await;
+    caller.send(&broken.clone().json(&json!({ "name": 2 }))).await;
+    dead(&stage, 3).await;
+    for name in ["ada", "bob", "cleo", "dora", "eve"] {
+        caller.create(name).await;
+    }
+    // What was only refused leaves its id to what mends it.
+    let mended = broken.again().json(&person("fay")).reply_to("amq.rabbitmq.reply-to");
+    caller.ask_with(&mended).await.data();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_letter_that_is_sent_again_is_judged_anew() {
+    let stage = Stage::new().await;
+    let _worker = stage.worker().env("ROSTER_RETRY_DELAYS", "1ms").start().await;
+    let caller = stage.service().await;
+    forbid(&stage, "Ada").await;
+    let create = caller.request("user.create.v1", person("ada"));
+    assert_eq!(caller.ask_with(&create).await.code(), "INTERNAL_ERROR");
+    let again = create.again();
+    assert_eq!(caller.ask_with(&again).await.code(), "INTERNAL_ERROR");
+    let letters = dead(&stage, 1).await;
+    assert_eq!(letters[0].attempts, 2, "the second delivery was tried as often as the first");
+    allow(&stage).await;
+    assert_eq!(caller.ask_with(&create.again()).await.replayed, Some(false));
+}
