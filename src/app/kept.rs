@@ -16,13 +16,14 @@ use crate::interfaces::amqp::{Flow, Forget, Lanes};
 const LOOK: Duration = Duration::from_millis(500);
 /// How many it takes at once.
 const LIMIT: u32 = 64;
+/// How often a try may begin and never end before it is not begun again.
+const MAX_UNENDED: u32 = 5;
 
-/// Looks for due commands until `stop` is cancelled; each is run `tries` times at most. While consuming is paused, so is this.
+/// Looks for due commands until `stop` is cancelled. While consuming is paused, so is this.
 pub(super) async fn run_kept<F: FailedCommands>(
     failed: Arc<F>,
     judge: Arc<Judge>,
     lanes: Lanes,
-    tries: u32,
     flow: watch::Receiver<Flow>,
     stop: CancellationToken,
 ) {
@@ -37,21 +38,17 @@ pub(super) async fn run_kept<F: FailedCommands>(
             continue;
         }
         match failed.due(LIMIT).await {
-            Ok(due) => due.into_iter().for_each(|kept| lanes.submit_kept(again(&judge, kept, tries))),
+            Ok(due) => due.into_iter().for_each(|kept| lanes.submit_kept(again(&judge, kept))),
             Err(failure) => tracing::debug!(%failure, "could not look for due commands"),
         }
     }
 }
 
 /// A task for one more try, or for the last word where there is none left.
-fn again(judge: &Judge, kept: KeptCommand, tries: u32) -> Task {
-    // The tries that failed are dead letters by now; those of this one never ended.
-    if kept.attempts >= tries {
-        return judge.given_up(
-            kept,
-            KeptReason::DeliveryLimit,
-            "no try came to an end: it may kill the process",
-        );
+fn again(judge: &Judge, kept: KeptCommand) -> Task {
+    if kept.unended >= MAX_UNENDED {
+        let error = "its tries began and never ended: it may kill the process";
+        return judge.given_up(kept, KeptReason::DeliveryLimit, error);
     }
     let message_id = kept.key.map(|key| tracing::field::display(key.message_id));
     match judge.again(&kept) {

@@ -90,13 +90,11 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
 
     let handover = Arc::new(Handover::default());
     let judge = Arc::new(judge(&settings, &connections)?);
-    let ladder = Ladder::new(settings.retry_delays.0.clone());
-    let tries = ladder.tries();
     let runner = Arc::new(Runner {
         store: PgStore::new(&connections, Arc::clone(&handover), retention),
         services: judge.services.clone(),
         patience: BatchPatience,
-        ladder,
+        ladder: Ladder::new(settings.retry_delays.0.clone()),
         dedupe_days: settings.dedupe_days,
         fresh_id: Uuid::now_v7,
     });
@@ -123,7 +121,7 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
     };
     work.spawn(broker.clone().commands(health.clone(), intake, lanes.clone(), sessions));
     work.spawn(broker.queries(health.clone()));
-    work.spawn(run_kept(failed, judge, lanes, tries, flow.subscribe(), stop.clone()));
+    work.spawn(run_kept(failed, judge, lanes, flow.subscribe(), stop.clone()));
     let relay = tokio::spawn(RelayLoop::new(&settings, &outbox, &relay_stop).run(health.clone()));
     let limit = i64::from(settings.outbox_limit);
     background.spawn(watch_store(outbox, gate, flow, limit, health.clone(), stop.clone()));

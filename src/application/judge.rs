@@ -1,27 +1,19 @@
 //! Judges a message as far as that goes without the database: type, envelope, payload, access, in this order.
 
 use std::sync::Arc;
-use std::time::Duration;
-
-use chrono::{DateTime, Utc};
-use uuid::Uuid;
 
 use super::actor::{Actor, Grant};
+use super::envelope::{envelope_reason, named, parse_uuid, payload, read_deadline, read_envelope};
 use super::error::{Code, Detail, Reason, Refusal};
-use super::json;
 use super::kept::{KeptCommand, KeptReason};
-use super::message::{Header, MessageKey, Properties, RawMessage, Trace, time_of};
+use super::message::{Properties, RawMessage, Trace};
 use super::ports::Services;
 use super::query::{self, NoAnswer};
 use super::registry::{ErasedCommand, Registry};
+pub use super::reply_patterns::ReplyPatterns;
 use super::task::{Kept, Original, Task, Work};
 use crate::domain::Role;
 use crate::failpoint;
-
-/// The largest body, in bytes.
-pub const MAX_BODY: usize = 64 * 1024;
-/// How far a message's time may lie ahead.
-const MAX_AHEAD: Duration = Duration::from_secs(600);
 
 /// What judging depends on.
 #[derive(Debug)]
@@ -30,36 +22,6 @@ pub struct Judge {
     pub services: Services,
     pub grants: Vec<(String, Grant)>,
     pub reply_to: ReplyPatterns,
-}
-
-/// Names that replies may go to; `*` is any run of characters.
-#[derive(Debug, Clone)]
-pub struct ReplyPatterns(pub Vec<String>);
-
-impl ReplyPatterns {
-    #[must_use]
-    pub fn allow(&self, name: &str) -> bool {
-        !name.is_empty()
-            && (name == "amq.rabbitmq.reply-to" || self.0.iter().any(|pattern| matches(pattern, name)))
-    }
-}
-
-impl Default for ReplyPatterns {
-    fn default() -> Self {
-        Self(["amq.gen-*", "amq.rabbitmq.reply-to.*", "reply.*"].map(Into::into).into())
-    }
-}
-
-fn matches(pattern: &str, name: &str) -> bool {
-    match pattern.split_once('*') {
-        None => pattern == name,
-        Some((start, rest)) => name.strip_prefix(start).is_some_and(|left| {
-            left.char_indices()
-                .map(|(at, _)| at)
-                .chain([left.len()])
-                .any(|at| left.get(at..).is_some_and(|tail| matches(rest, tail)))
-        }),
-    }
 }
 
 impl Judge {
@@ -267,68 +229,6 @@ impl Answered {
     }
 }
 
-struct Envelope {
-    key: Option<MessageKey>,
-    deadline: Option<DateTime<Utc>>,
-    details: Vec<Detail>,
-}
-
-fn read_envelope(properties: &Properties, now: DateTime<Utc>) -> Envelope {
-    let mut details = Vec::new();
-    let deadline = read_deadline(properties, &mut details);
-    let key = read_key(properties, now, &mut details);
-    Envelope { key, deadline, details }
-}
-
-fn read_key(properties: &Properties, now: DateTime<Utc>, details: &mut Vec<Detail>) -> Option<MessageKey> {
-    let Some(text) = properties.message_id.as_deref().filter(|text| !text.is_empty()) else {
-        details.push(Detail::new("message_id", Reason::MissingMessageId, "a command needs a message_id"));
-        return None;
-    };
-    let Some(message_id) = parse_uuid(text) else {
-        details.push(Detail::new("message_id", Reason::InvalidUuid, "must be a UUID"));
-        return None;
-    };
-    let (field, time) = match (time_of(message_id), properties.timestamp) {
-        (Some(time), _) => ("message_id", Some(time)),
-        (None, Some(seconds)) => (
-            "timestamp",
-            i64::try_from(seconds).ok().and_then(|seconds| DateTime::from_timestamp(seconds, 0)),
-        ),
-        (None, None) => {
-            let message = "a message_id that is no UUIDv7 needs a timestamp beside it";
-            details.push(Detail::new("timestamp", Reason::Missing, message));
-            return None;
-        }
-    };
-    match time.filter(|time| *time <= now + MAX_AHEAD) {
-        Some(time) => Some(MessageKey { message_id, issued_on: time.date_naive() }),
-        None => {
-            details.push(Detail::new(
-                field,
-                Reason::InvalidValue,
-                "its time lies more than 10 minutes ahead",
-            ));
-            None
-        }
-    }
-}
-
-fn read_deadline(properties: &Properties, details: &mut Vec<Detail>) -> Option<DateTime<Utc>> {
-    let read = match properties.deadline.as_ref()? {
-        Header::Text(text) => DateTime::parse_from_rfc3339(text).ok(),
-        Header::NotText {} => None,
-    };
-    if read.is_none() {
-        details.push(Detail::new("deadline", Reason::InvalidValue, "must be an RFC 3339 time"));
-    }
-    read.map(|time| time.to_utc())
-}
-
-fn parse_uuid(text: &str) -> Option<Uuid> {
-    (text.len() == 36).then(|| Uuid::try_parse(text).ok()).flatten()
-}
-
 fn known_type(properties: &Properties, known: impl Fn(&str) -> bool) -> Result<&str, Refusal> {
     match properties.kind.as_deref() {
         None | Some("") => Err(Refusal::invalid(vec![Detail::new("type", Reason::Missing, "is required")])),
@@ -339,53 +239,6 @@ fn known_type(properties: &Properties, known: impl Fn(&str) -> bool) -> Result<&
 
 fn unknown_type() -> Refusal {
     Refusal::invalid(vec![Detail::new("type", Reason::UnknownType, "no such message type")])
-}
-
-fn envelope_reason(details: &[Detail]) -> KeptReason {
-    let readable = details.iter().all(|detail| detail.field.as_deref() == Some("deadline"));
-    if readable { KeptReason::Refused } else { KeptReason::Malformed }
-}
-
-/// The body as an object; what is wrong with the envelope is told along with what is wrong here.
-fn payload(
-    properties: &Properties,
-    body: &[u8],
-    envelope: &[Detail],
-) -> Result<serde_json::Map<String, serde_json::Value>, Refusal> {
-    let mut details = envelope.to_vec();
-    if properties.content_type.as_deref().is_some_and(|text| !is_json(text)) {
-        let message = "must be application/json or absent";
-        details.push(Detail::new("content_type", Reason::UnsupportedContentType, message));
-        return Err(Refusal::invalid(details));
-    }
-    // Before parsing: a large body costs memory several times its size.
-    if body.len() > MAX_BODY {
-        details.push(Detail::new("body", Reason::TooLarge, "must have at most 65536 bytes"));
-        return Err(Refusal::invalid(details));
-    }
-    json::object(body).map_err(|malformed| {
-        details.push(Detail::new("body", Reason::MalformedJson, malformed.0));
-        Refusal::invalid(details)
-    })
-}
-
-/// What a body that may be wrong in any way is about, if that can be told.
-fn named(body: &[u8]) -> Option<String> {
-    #[derive(serde::Deserialize)]
-    struct Names {
-        user_id: Option<Uuid>,
-        id: Option<Uuid>,
-        session_id: Option<Uuid>,
-    }
-    let names: Names = serde_json::from_slice(body.get(..=MAX_BODY).is_none().then_some(body)?).ok()?;
-    names.user_id.or(names.id).or(names.session_id).map(|id| id.to_string())
-}
-
-fn is_json(content_type: &str) -> bool {
-    let mut parts = content_type.split(';');
-    let essence = parts.next().unwrap_or_default().trim();
-    essence.eq_ignore_ascii_case("application/json")
-        && parts.all(|parameter| parameter.trim().eq_ignore_ascii_case("charset=utf-8"))
 }
 
 /// The inverse of [`Actor`]'s `Display`, with the role or grant that was kept beside it.
@@ -417,31 +270,9 @@ pub fn grant_of(actor: &Actor) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use rstest::rstest;
+    use uuid::Uuid;
 
     use super::*;
-
-    #[rstest]
-    #[case("amq.rabbitmq.reply-to", true)]
-    #[case("amq.rabbitmq.reply-to.g1h2AA5yZXBseUAx.x==", true)]
-    #[case("amq.gen-Xyz", true)]
-    #[case("reply.billing", true)]
-    #[case("roster.commands", false)]
-    #[case("replies", false)]
-    #[case("", false)]
-    fn only_reply_queues_are_replied_to(#[case] name: &str, #[case] allowed: bool) {
-        assert_eq!(ReplyPatterns::default().allow(name), allowed);
-    }
-
-    #[rstest]
-    #[case("a*c", "abc", true)]
-    #[case("a*c", "ac", true)]
-    #[case("a*c*", "axcyc", true)]
-    #[case("a*c", "ab", false)]
-    #[case("*é*", "caféx", true)]
-    fn a_star_is_any_run(#[case] pattern: &str, #[case] name: &str, #[case] fits: bool) {
-        assert_eq!(matches(pattern, name), fits);
-    }
 
     #[test]
     fn an_actor_survives_being_kept() {

@@ -95,8 +95,8 @@ async fn make_due(
         r#"update failed_commands set
             message_id = coalesce($2, message_id),
             issued_on = case when $2::uuid is null then issued_on else (now() at time zone 'utc')::date end,
-            properties = $3::text::json, state = 'waiting', attempts = 0, due_at = now(), claimed_until = null,
-            updated_at = now()
+            properties = $3::text::json, state = 'waiting', attempts = 0, unended = 0, due_at = now(),
+            claimed_until = null, updated_at = now()
         where id = $1"#,
         id,
         fresh_id,
