@@ -13,6 +13,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
+/// After it the server's side of a stranded connection is gone: a server has only so many.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+
 /// What is done to the traffic at the moment.
 #[derive(Clone, Debug, Default)]
 struct Faults {
@@ -169,7 +172,12 @@ async fn serve(mut client: TcpStream, state: Arc<State>) {
         End::Reset => {
             let _ = (client.set_zero_linger(), server.set_zero_linger());
         }
-        End::Stranded => pending().await,
+        End::Stranded => {
+            // The server's keep-alive would find out sooner or later; the client never hears of it.
+            tokio::time::sleep(KEEP_ALIVE).await;
+            drop(server);
+            pending().await
+        }
     }
 }
 
