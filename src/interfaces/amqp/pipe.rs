@@ -9,6 +9,7 @@ use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, 
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Connection, Consumer};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::acks::Acks;
 use super::replies::Outgoing;
@@ -50,17 +51,23 @@ pub async fn pass_through<E: Emit>(
     let consume =
         channel.basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default());
     let mut consumer = consume.await?;
+    let begun = TaskTracker::new();
     loop {
         let run = tokio::select! {
             run = next_run(&mut consumer) => run?,
-            () = stop.cancelled() => return Ok(()),
+            () = stop.cancelled() => break,
         };
         if run.is_empty() {
             return Err(SessionError::Cancelled(queue.to_owned()));
         }
         let (session, acks, emit) = (Arc::clone(&session), acks.clone(), Arc::clone(&emit));
-        tokio::spawn(async move { pass(run, &session, &acks, &*emit).await });
+        begun.spawn(async move { pass(run, &session, &acks, &*emit).await });
     }
+    // What was answered is still to be acknowledged.
+    begun.close();
+    begun.wait().await;
+    session.close().await;
+    Ok(())
 }
 
 /// What is there, at least one; none at the stream's end.
