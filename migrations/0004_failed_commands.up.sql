@@ -8,4 +8,6 @@ alter table failed_commands
     -- Callers that sent the same message again while it waited.
     add column waiters jsonb not null default '[]';
 
+-- Dead letters that somebody waits for who is still to be told.
+create index failed_commands_untold on failed_commands (due_at) where state = 'dead' and due_at is not null;
 create index failed_commands_aggregate on failed_commands (aggregate, created_at, id);

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::application::judge::Judge;
-use crate::application::kept::{KeptCommand, KeptReason};
+use crate::application::kept::{KeptCommand, KeptReason, Verdict};
 use crate::application::ports::FailedCommands;
 use crate::application::task::Task;
 use crate::interfaces::amqp::{Flow, Forget, Lanes};
@@ -46,6 +46,9 @@ pub(super) async fn run_kept<F: FailedCommands>(
 
 /// A task for one more try, or for the last word where there is none left.
 fn again(judge: &Judge, kept: KeptCommand) -> Task {
+    if matches!(kept.verdict, Verdict::Untold { .. }) {
+        return judge.untold(kept);
+    }
     if kept.unended >= MAX_UNENDED {
         let error = "its tries began and never ended: it may kill the process";
         return judge.given_up(kept, KeptReason::DeliveryLimit, error);
@@ -60,18 +63,17 @@ fn again(judge: &Judge, kept: KeptCommand) -> Task {
     }
 }
 
-/// Deletes the rows of kept commands whose answers are on their way.
+/// Brings the rows of kept commands up to date whose answers are on their way.
 #[derive(Debug)]
 pub(super) struct ForgetKept<F>(pub Arc<F>);
 
 impl<F: FailedCommands + 'static> Forget for ForgetKept<F> {
-    async fn forget(&self, ids: Vec<uuid::Uuid>) {
-        if ids.is_empty() {
-            return;
-        }
-        if let Err(failure) = self.0.forget(&ids).await {
+    async fn forget(&self, done: Vec<uuid::Uuid>, dead: Vec<uuid::Uuid>) {
+        let forgotten = if done.is_empty() { Ok(()) } else { self.0.forget(&done).await };
+        let noted = if dead.is_empty() { Ok(()) } else { self.0.told(&dead).await };
+        if let Err(failure) = forgotten.and(noted) {
             // They are due again in a minute, and then find the stored answers.
-            tracing::warn!(%failure, "kept commands that are done could not be deleted");
+            tracing::warn!(%failure, "the rows of kept commands that are done could not be brought up to date");
         }
     }
 }

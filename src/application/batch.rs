@@ -146,7 +146,7 @@ impl<S: Store, P: Patience> Runner<S, P> {
         let refusal = Refusal::internal();
         let outcome = match &verdict {
             Verdict::Retry { .. } => Outcome::Kept { attempts },
-            Verdict::Dead => Outcome::Dead {
+            Verdict::Dead | Verdict::Untold { .. } => Outcome::Dead {
                 body: error_body(&refusal),
                 code: Code::InternalError,
                 reason: KeptReason::Failed,

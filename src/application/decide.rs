@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use chrono::{DateTime, Days, NaiveDate, Utc};
+use chrono::{DateTime, Days, NaiveDate, TimeDelta, Utc};
 use uuid::Uuid;
 
 use super::dto::{ErrorReply, describe};
@@ -17,6 +17,9 @@ use super::registry::{Context, Decline, ErasedCommand};
 use super::task::{Outcome, Task, Work};
 use super::workspace::Workspace;
 use crate::failpoint;
+
+/// When those who wait for a dead letter are told again, where nobody knows whether they were.
+const TELL_AGAIN: TimeDelta = TimeDelta::minutes(1);
 
 /// What the batch may know of the world.
 pub(super) struct World<'a> {
@@ -136,6 +139,9 @@ impl Decided<'_> {
     }
 
     fn standing(&self, task: &Task) -> Standing {
+        if let Some(reason) = task.kept.as_ref().and_then(|kept| kept.dead) {
+            return Standing::Dead(reason);
+        }
         let Some(handled) = task.key.and_then(|key| self.handled.get(&key)) else { return Standing::New };
         match &handled.known {
             Known::Dead(reason) if !handled.is(task) && reason.is_refusal() => Standing::New,
@@ -316,6 +322,13 @@ pub(super) fn keep(
     let id = task.kept.as_ref().map_or_else(world.fresh_id, |kept| kept.id);
     let ran = matches!(task.work, Work::Run(_));
     let again = task.kept.is_some();
+    let waited_for =
+        task.reply_to.is_some() || task.kept.as_ref().is_some_and(|kept| !kept.waiters.is_empty());
+    // A delivery that is not acknowledged comes again and tells its caller; a kept command has nothing but its row.
+    let verdict = match verdict {
+        Verdict::Dead if again && waited_for => Verdict::Untold { due_at: world.now + TELL_AGAIN },
+        verdict => verdict,
+    };
     let sealed_body =
         if again { Vec::new() } else { world.vault.seal(&task.original.body, id.as_bytes())? };
     Ok(KeptCommand {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::actor::{Actor, Grant};
 use super::envelope::{envelope_reason, named, parse_uuid, payload, read_deadline, read_envelope};
 use super::error::{Code, Detail, Reason, Refusal};
-use super::kept::{KeptCommand, KeptReason};
+use super::kept::{KeptCommand, KeptReason, Verdict};
 use super::message::{Properties, RawMessage, Trace};
 use super::ports::Services;
 use super::query::{self, NoAnswer};
@@ -51,6 +51,13 @@ impl Judge {
         Task { fingerprint, aggregate, ..task }
     }
 
+    /// A dead letter that nobody may have been told of. Its body is not looked at.
+    #[must_use]
+    pub fn untold(&self, kept: KeptCommand) -> Task {
+        let reason = kept.reason;
+        self.given_up(kept, reason, "")
+    }
+
     fn kept(
         &self,
         kept: KeptCommand,
@@ -58,13 +65,14 @@ impl Judge {
         work: impl FnOnce(&RawMessage, &[Detail], &Actor) -> Work,
     ) -> Task {
         let KeptCommand { id, attempts, first_error, waiters, properties, .. } = kept;
+        let dead = matches!(kept.verdict, Verdict::Untold { .. }).then_some(kept.reason);
         let actor = if failpoint::bug("retry_forgets_actor") {
             Actor::Anonymous
         } else {
             parse_actor(&kept.actor, kept.grant.as_deref())
         };
         let mut task = self.task(RawMessage { properties, body }, actor, work);
-        task.kept = Some(Kept { id, attempts, first_error, waiters });
+        task.kept = Some(Kept { id, attempts, first_error, dead, waiters });
         task.suspect = true;
         task
     }

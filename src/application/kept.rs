@@ -136,8 +136,14 @@ impl Waiter {
 /// What becomes of a kept command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    Retry { due_at: DateTime<Utc> },
+    Retry {
+        due_at: DateTime<Utc>,
+    },
     Dead,
+    /// Dead, and who waits is still to be told: again from `due_at` on, should this process die first.
+    Untold {
+        due_at: DateTime<Utc>,
+    },
 }
 
 /// The waits between the tries of a failing command.
@@ -179,7 +185,7 @@ mod tests {
         let waits: Vec<_> = (1..=5)
             .map(|attempts| match Ladder::default().verdict(attempts, now, 0.5) {
                 Verdict::Retry { due_at } => Some((due_at - now).num_seconds()),
-                Verdict::Dead => None,
+                Verdict::Dead | Verdict::Untold { .. } => None,
             })
             .collect();
         assert_eq!(waits, [Some(1), Some(10), Some(60), Some(600), None]);

@@ -201,6 +201,8 @@ pub trait FailedCommands: Send + Sync {
     /// earlier one of its aggregate, tried no more often, waits or is being run. One whose try never ended is given
     /// alone: it may have killed the process.
     fn due(&self, limit: u32) -> impl Future<Output = Result<Vec<KeptCommand>, Failure>> + Send;
+    /// Notes of dead letters that those who waited were told.
+    fn told(&self, ids: &[uuid::Uuid]) -> impl Future<Output = Result<(), Failure>> + Send;
     /// Deletes those that are done.
     fn forget(&self, ids: &[uuid::Uuid]) -> impl Future<Output = Result<(), Failure>> + Send;
 }

@@ -62,6 +62,8 @@ pub struct Kept {
     pub id: Uuid,
     pub attempts: u32,
     pub first_error: String,
+    /// A dead letter for this reason, whose callers are still to be told: nothing else is to be done.
+    pub dead: Option<KeptReason>,
     /// Who else waits for its answer.
     pub waiters: Vec<Waiter>,
 }

@@ -78,9 +78,9 @@ pub async fn failed(pool: &PgPool) -> Vec<Failed> {
     rows.iter().map(failed).collect()
 }
 
-/// Makes everything that waits to be tried again due now.
+/// Makes everything due now that waits to be tried again, or whose caller is still to be told.
 pub async fn hurry(pool: &PgPool) {
-    sqlx::query("update failed_commands set due_at = now() where state = 'waiting'")
+    sqlx::query("update failed_commands set due_at = now() where due_at is not null")
         .execute(pool)
         .await
         .expect("failed commands made due");

@@ -135,7 +135,7 @@ fn the_same_id_from_somebody_else_changes_nothing() {
 fn an_answer_that_the_inbox_has_wins_over_everything() {
     let answer = Known::Answer(r#"{"data":{}}"#.into());
     let mut late = rename(1, "Ada L");
-    late.deadline = Some(now() - chrono::TimeDelta::seconds(1));
+    late.deadline = Some(now() - TimeDelta::seconds(1));
     for task in [rename(1, "Ada L"), refused(rename(1, "Ada L")), late] {
         let known = seen(&task, answer.clone());
         let (outcomes, changes) = run(&[task], vec![known]);
@@ -156,7 +156,7 @@ fn what_comes_too_late_is_not_executed(
 ) {
     let mut task = rename(1, "Ada L");
     task.key = Some(key(1, days_ago));
-    task.deadline = deadline.map(|seconds| now() + chrono::TimeDelta::seconds(seconds));
+    task.deadline = deadline.map(|seconds| now() + TimeDelta::seconds(seconds));
     let (outcomes, changes) = run(&[task], vec![]);
     assert_eq!(outcomes, [expected]);
     assert_eq!(changes.events.is_empty(), expected != "ok");
@@ -218,8 +218,13 @@ fn a_dead_letter_keeps_its_id_from_other_bytes_if_it_was_more_than_refused(
 #[test]
 fn a_kept_command_whose_id_is_another_messages_is_not_run() {
     let mut task = rename(1, "Ada L");
-    task.kept =
-        Some(Kept { id: Uuid::from_u128(50), attempts: 0, first_error: "why".into(), waiters: vec![] });
+    task.kept = Some(Kept {
+        id: Uuid::from_u128(50),
+        attempts: 0,
+        first_error: "why".into(),
+        dead: None,
+        waiters: vec![],
+    });
     let known = seen(&rename(1, "Ada B"), Known::Waiting(Uuid::from_u128(51)));
     let (outcomes, _) = run(&[task], vec![known]);
     assert_eq!(outcomes, ["CONFLICT"]);
@@ -237,7 +242,7 @@ fn a_second_dead_letter_with_the_same_id_leaves_the_id_to_the_first() {
 fn a_kept_command_runs_in_spite_of_its_own_row_which_outlives_the_answer() {
     let mut task = rename(1, "Ada L");
     let row = Uuid::from_u128(50);
-    task.kept = Some(Kept { id: row, attempts: 1, first_error: "why".into(), waiters: vec![] });
+    task.kept = Some(Kept { id: row, attempts: 1, first_error: "why".into(), dead: None, waiters: vec![] });
     let known = seen(&task, Known::Waiting(row));
     let (outcomes, changes) = run(std::slice::from_ref(&task), vec![known.clone()]);
     assert_eq!(outcomes, ["ok"]);

@@ -121,6 +121,7 @@ const fn standing(verdict: &Verdict) -> (&'static str, Option<DateTime<Utc>>) {
     match verdict {
         Verdict::Retry { due_at } => ("waiting", Some(*due_at)),
         Verdict::Dead => ("dead", None),
+        Verdict::Untold { due_at } => ("dead", Some(*due_at)),
     }
 }
 
@@ -167,7 +168,8 @@ async fn renew(loan: &mut Loan, command: &KeptCommand) -> Result<(), Failure> {
         r#"update failed_commands set
             message_id = case when $2 then message_id end, issued_on = case when $2 then issued_on end,
             reason = $3, state = $4, attempts = $5, last_error = $6, due_at = $7, claimed_until = null,
-            unended = 0, waiters = case when $4 = 'dead' then '[]' else waiters end, updated_at = now()
+            unended = 0, waiters = case when $4 = 'dead' and $7::timestamptz is null then '[]' else waiters end,
+            updated_at = now()
         where id = $1"#,
         command.id,
         command.key.is_some(),
@@ -213,14 +215,20 @@ impl FailedCommands for PgFailedCommands {
                             and (earlier.due_at > now() or earlier.claimed_until is not null)
                     )
                 order by created_at, id limit $1 for update skip locked
+            ), untold as (
+                select id from failed_commands
+                where state = 'dead' and due_at <= now() and (claimed_until is null or claimed_until < now())
+                order by due_at limit $1 for update skip locked
             ), claimed as (
                 update failed_commands
                 set claimed_until = now() + interval '1 minute', unended = unended + 1
-                where id in (select id from suspect union all select id from due)
+                where id in (
+                    select id from suspect union all select id from due union all select id from untold
+                )
                 returning *
             )
             select id, message_id, issued_on, aggregate, actor, actor_grant, properties::text as "properties!",
-                body, fingerprint, reason, attempts, unended, first_error, last_error, due_at as "due_at!", waiters
+                body, fingerprint, reason, state, attempts, unended, first_error, last_error, due_at as "due_at!", waiters
             from claimed order by created_at, id"#,
             i64::from(limit)
         );
@@ -246,11 +254,25 @@ impl FailedCommands for PgFailedCommands {
                     unended: u32::try_from(row.unended - 1).unwrap_or_default(),
                     first_error: row.first_error,
                     last_error: row.last_error,
-                    verdict: Verdict::Retry { due_at: row.due_at },
+                    verdict: match row.state.as_str() {
+                        "dead" => Verdict::Untold { due_at: row.due_at },
+                        _ => Verdict::Retry { due_at: row.due_at },
+                    },
                     waiters: serde_json::from_value(row.waiters).unwrap_or_default(),
                 })
             })
             .collect()
+    }
+
+    async fn told(&self, ids: &[Uuid]) -> Result<(), Failure> {
+        let query = sqlx::query!(
+            "update failed_commands set due_at = null, claimed_until = null, waiters = '[]'
+            where id = any($1) and state = 'dead'",
+            ids
+        );
+        let mut lent = self.shelf.lend().await?;
+        let done = answered(query.execute(lent.connection()?)).await;
+        lent.note(done).map(|_| ())
     }
 
     async fn forget(&self, ids: &[Uuid]) -> Result<(), Failure> {

@@ -42,14 +42,18 @@ impl Replies {
         self.connection.status().connected()
     }
 
-    /// Publishes replies and waits for their confirms.
-    pub async fn send(&self, replies: Vec<Outgoing>) {
+    /// Publishes replies and waits for their confirms. `false` where the connection broke meanwhile: then they
+    /// may not have left, and are to be sent by the next.
+    #[must_use]
+    pub async fn send(&self, replies: Vec<Outgoing>) -> bool {
         if replies.is_empty() {
-            return;
+            return true;
         }
         match tokio::time::timeout(CONFIRM_WITHIN, self.publish(&replies)).await {
             Ok(results) => {
+                let mut all = true;
                 for result in results {
+                    all &= result.is_ok();
                     let result = match result {
                         Ok(Confirmation::Ack(_)) => "confirmed",
                         Ok(Confirmation::Nack(_)) => "refused",
@@ -61,12 +65,14 @@ impl Replies {
                     };
                     counter!(crate::metrics::REPLIES, "result" => result).increment(1);
                 }
+                all || self.connected()
             }
             Err(_) => {
                 counter!(crate::metrics::REPLIES, "result" => "timed_out").increment(1);
                 tracing::warn!("the broker did not confirm replies in time");
                 // Confirms that nobody waits for stay with their channel for as long as it lives.
                 self.renew(true).await;
+                self.connected()
             }
         }
     }

@@ -20,9 +20,10 @@ const BATCHES_SETTLING: usize = 8;
 /// How long the answer of a kept command waits for a broker to send it to.
 const WAIT_FOR_BROKER: Duration = Duration::from_secs(30);
 
-/// Deletes the row of a kept command once its answer is on its way.
+/// Brings the rows of kept commands up to date once their answers are on their way.
 pub trait Forget: Send + Sync + 'static {
-    fn forget(&self, ids: Vec<uuid::Uuid>) -> impl Future<Output = ()> + Send;
+    /// Deletes those that are done, and notes that those who waited for the dead were told.
+    fn forget(&self, done: Vec<uuid::Uuid>, dead: Vec<uuid::Uuid>) -> impl Future<Output = ()> + Send;
 }
 
 /// A command whose transaction has committed.
@@ -91,9 +92,11 @@ async fn finish_delivered(session: &Session, settled: Vec<Settled>) {
         acknowledge(&settled).await;
     }
     failpoint::hit("before_reply");
-    session.replies.send(settled.iter().flat_map(replies).collect()).await;
+    let sent = session.replies.send(settled.iter().flat_map(replies).collect()).await;
     failpoint::hit("after_reply");
-    acknowledge(&settled).await;
+    if sent {
+        acknowledge(&settled).await;
+    }
     failpoint::hit("after_ack");
     for one in &settled {
         tell(one);
@@ -125,14 +128,20 @@ async fn finish_kept<F: Forget>(
             return;
         };
         failpoint::hit("before_reply");
-        session.replies.send(replies).await;
+        if !session.replies.send(replies).await {
+            return;
+        }
     }
-    let done = settled
-        .iter()
-        .filter(|one| matches!(one.outcome, Outcome::Answered { .. }))
-        .filter_map(|one| one.item.task.kept.as_ref().map(|kept| kept.id))
-        .collect();
-    forget.forget(done).await;
+    let (mut done, mut dead) = (Vec::new(), Vec::new());
+    for one in &settled {
+        let Some(kept) = &one.item.task.kept else { continue };
+        match &one.outcome {
+            Outcome::Answered { .. } => done.push(kept.id),
+            Outcome::Dead { .. } | Outcome::AlreadyDead { .. } => dead.push(kept.id),
+            Outcome::Waits | Outcome::Kept { .. } | Outcome::Stale => {}
+        }
+    }
+    forget.forget(done, dead).await;
     for one in &settled {
         tell(one);
     }
