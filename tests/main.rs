@@ -13,6 +13,7 @@
 mod support;
 
 mod bench;
+mod broker_faults;
 mod bulk;
 #[cfg(feature = "failpoints")]
 mod chaos;
@@ -22,6 +23,7 @@ mod client;
 mod command_line;
 mod commands;
 mod crashes;
+mod database_faults;
 mod dead;
 mod envelope;
 mod events;
@@ -31,6 +33,7 @@ mod failpoints;
 mod inbox;
 mod layers;
 mod network;
+mod postgres_faults;
 mod queries;
 mod schema;
 mod servers;

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use sqlx::{Connection, PgConnection, raw_sql};
 use tokio::sync::{Mutex, MutexGuard};
 use uuid::Uuid;
 
@@ -28,6 +29,7 @@ pub async fn shared() -> (&'static Private, MutexGuard<'static, ()>) {
     let turn = TURN.lock().await;
     let servers = SHARED.get_or_init(Private::up);
     servers.both_up().await;
+    servers.usual_settings().await;
     (servers, turn)
 }
 
@@ -104,6 +106,17 @@ impl Private {
         for server in ["postgres", "rabbitmq"] {
             self.ctl(server, "start").await;
         }
+    }
+
+    /// Takes back what a test has set on Postgres.
+    pub async fn usual_settings(&self) {
+        let mut session = PgConnection::connect(&self.server_url).await.expect("the suite's own Postgres");
+        for statement in
+            ["set default_transaction_read_only = off", "alter system reset all", "select pg_reload_conf()"]
+        {
+            raw_sql(statement).execute(&mut session).await.expect(statement);
+        }
+        let _ = session.close().await;
     }
 }
 
