@@ -13,6 +13,9 @@ use crate::failpoint;
 /// How often a transaction is run again for what passes by itself.
 const TRIES: u32 = 3;
 
+/// How often a message waits, for about 2 s in all, while a kept one with its id is being run.
+const WAIT_FOR_RUN: u32 = 10;
+
 /// Runs batches against a [`Store`].
 #[derive(Debug)]
 pub struct Runner<S, P> {
@@ -168,6 +171,11 @@ impl<S: Store, P: Patience> Runner<S, P> {
                     match self.once(std::slice::from_ref(task), true).await {
                         Ok(mut outcomes) if outcomes.len() == 1 => return Ok(outcomes.remove(0)),
                         Err(failure) if failure.kind == FailureKind::Away => return Err(failure),
+                        // The one that was kept is being run just now: soon there is an answer.
+                        Err(failure) if failure.kind == FailureKind::Transient && tried < WAIT_FOR_RUN => {
+                            tried += 1;
+                            self.patience.pause(tried).await;
+                        }
                         // Kept beside it.
                         _ => changes.kept.iter_mut().for_each(|kept| kept.key = None),
                     }
