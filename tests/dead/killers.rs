@@ -125,6 +125,28 @@ async fn killed_between_keeping_a_command_and_its_ack_it_is_tried_as_often_as_pr
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_before_it_tells_of_a_dead_letter_it_tells_later() {
+    let stage = Stage::new().await;
+    forbid(&stage, "Ada").await;
+    let caller = stage.service().await;
+    let builder = || stage.worker().env("ROSTER_RETRY_DELAYS", "1ms");
+    let mut worker = builder().env("ROSTER_FAILPOINT", "before_reply:2").start().await;
+    let create = caller.request("user.create.v1", person("ada"));
+    caller.send(&create).await;
+    // The first time it comes by, there is nothing to say: the command waits to be tried again.
+    worker.wait_exit(PATIENCE).await;
+    dead(&stage, 1).await;
+    assert_eq!(caller.reply_within(&create.correlation_key(), Duration::from_millis(500)).await, None);
+    super::run(&stage, "update failed_commands set due_at = now() where due_at is not null").await;
+    let _worker = builder().start().await;
+    assert_eq!(caller.reply(&create).await.code(), "INTERNAL_ERROR");
+    let letter = &dead(&stage, 1).await[0];
+    assert_eq!((letter.attempts, letter.reason.as_deref()), (2, Some("failed")));
+    caller.create("bob").await;
+    assert!(caller.drain().is_empty(), "and once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_while_a_kept_command_runs_again_it_is_due_again_and_has_one_effect() {
     for place in ["in_transaction", "before_commit", "after_commit", "before_reply"] {
         let stage = Stage::new().await;
