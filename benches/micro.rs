@@ -16,7 +16,7 @@ use roster::application::judge::{Judge, ReplyPatterns};
 use roster::application::kept::Ladder;
 use roster::application::message::{MessageKey, Properties, RawMessage};
 use roster::application::ports::{
-    Changes, NewEvent, Patience, Pending, ReadModel, Seen, Services, Store, Transaction,
+    Changes, Locks, NewEvent, Patience, Pending, ReadModel, Seen, Services, Store, Transaction,
 };
 use roster::application::query::{EventFilter, UserFilter, UserKey};
 use roster::application::task::Task;
@@ -114,7 +114,7 @@ struct Memory;
 impl Store for Memory {
     type Transaction = Self;
 
-    async fn begin(&self) -> Result<Self, Failure> {
+    async fn begin(&self, _: Locks) -> Result<Self, Failure> {
         Ok(Self)
     }
 }
@@ -141,12 +141,8 @@ impl Transaction for Memory {
         Ok(Vec::new())
     }
 
-    async fn flush(&mut self, changes: &Changes) -> Result<(), Failure> {
-        black_box(changes);
-        Ok(())
-    }
-
-    async fn commit(self) -> Result<(), Failure> {
+    async fn commit(self, changes: Changes) -> Result<(), Failure> {
+        black_box(&changes);
         Ok(())
     }
 

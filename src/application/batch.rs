@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::decide::{World, decide, error_body, keep};
 use super::error::{Code, Failure, FailureKind, Refusal};
 use super::kept::{KeptReason, Ladder, Verdict};
-use super::ports::{Changes, Patience, Seen, Services, Store, Transaction};
+use super::ports::{Changes, Locks, Patience, Services, Store, Transaction};
 use super::task::{Outcome, Task, Work};
 use super::workspace::{Needs, Workspace};
 use crate::failpoint;
@@ -63,12 +63,13 @@ impl<S: Store, P: Patience> Runner<S, P> {
 
     /// All in one transaction, again for what is likely to pass.
     async fn together(&self, tasks: &[Task]) -> Result<Vec<Outcome>, Failure> {
-        // Most messages are new. The inbox is asked only where one may not be: a message that was handled
-        // meanwhile shows as a conflict when the batch is written.
-        let mut ask_inbox = tasks.iter().any(|task| task.suspect);
+        // Most messages are new, and few users are changed elsewhere at the same time. So nothing is locked and the
+        // inbox is not asked, unless a message may not be new: what happened meanwhile shows as a conflict when the
+        // batch is written.
+        let mut careful = tasks.iter().any(|task| task.suspect);
         let mut tried = 0;
         loop {
-            let failure = match self.once(tasks, ask_inbox).await {
+            let failure = match self.once(tasks, careful).await {
                 Ok(outcomes) => return Ok(outcomes),
                 Err(failure) => failure,
             };
@@ -81,23 +82,25 @@ impl<S: Store, P: Patience> Runner<S, P> {
             if !again {
                 return Err(failure);
             }
-            ask_inbox = true;
+            careful = true;
             if failure.kind == FailureKind::Transient {
                 self.patience.pause(tried).await;
             }
         }
     }
 
-    async fn once(&self, tasks: &[Task], ask_inbox: bool) -> Result<Vec<Outcome>, Failure> {
-        let mut transaction = self.store.begin().await?;
-        match self.inside(&mut transaction, tasks, ask_inbox).await {
-            Ok((outcomes, false)) => {
+    async fn once(&self, tasks: &[Task], careful: bool) -> Result<Vec<Outcome>, Failure> {
+        let world = self.world();
+        let careful = careful || tasks.iter().any(|task| world.too_late(task).is_some());
+        let locks = if careful { Locks::Held } else { Locks::Optimistic };
+        let mut transaction = self.store.begin(locks).await?;
+        match self.decided(&mut transaction, tasks, careful, &world).await {
+            Ok((outcomes, changes)) if changes.is_empty() => {
                 transaction.rollback().await;
                 Ok(outcomes)
             }
-            Ok((outcomes, true)) => {
-                failpoint::hit("before_commit");
-                transaction.commit().await?;
+            Ok((outcomes, changes)) => {
+                transaction.commit(changes).await?;
                 failpoint::hit("after_commit");
                 Ok(outcomes)
             }
@@ -108,35 +111,31 @@ impl<S: Store, P: Patience> Runner<S, P> {
         }
     }
 
-    /// The outcomes, and whether anything was written.
-    async fn inside(
+    /// The outcomes, and what is to be written.
+    async fn decided(
         &self,
         transaction: &mut S::Transaction,
         tasks: &[Task],
-        ask_inbox: bool,
-    ) -> Result<(Vec<Outcome>, bool), Failure> {
+        careful: bool,
+        world: &World<'_>,
+    ) -> Result<(Vec<Outcome>, Changes), Failure> {
         failpoint::hit("in_transaction");
-        let world = self.world();
         let mut needs = Needs::default();
-        let mut keys = Vec::new();
-        let mut late = false;
         for task in tasks {
-            late |= world.too_late(task).is_some();
-            keys.extend(task.key);
             if let Work::Run(command) = &task.work {
                 needs.extend(command.needs());
             }
         }
         let work = if needs.is_empty() { Workspace::default() } else { transaction.load(&needs).await? };
-        let seen: Vec<Seen> =
-            if (ask_inbox || late) && !keys.is_empty() { transaction.seen(&keys).await? } else { Vec::new() };
-        let (outcomes, mut changes) = decide(tasks, work, seen, &world)?;
-        changes.unasked = !ask_inbox && !late;
-        if changes.is_empty() {
-            return Ok((outcomes, false));
-        }
-        transaction.flush(&changes).await?;
-        Ok((outcomes, true))
+        let seen = if careful {
+            let keys: Vec<_> = tasks.iter().filter_map(|task| task.key).collect();
+            transaction.seen(&keys).await?
+        } else {
+            Vec::new()
+        };
+        let (outcomes, mut changes) = decide(tasks, work, seen, world)?;
+        changes.unasked = !careful;
+        Ok((outcomes, changes))
     }
 
     /// Keeps a command that failed alone: to be tried again, or as a dead letter after its last try.
@@ -157,10 +156,9 @@ impl<S: Store, P: Patience> Runner<S, P> {
         };
         let mut kept = keep(task, KeptReason::Failed, &failure.what, verdict, &self.world())?;
         kept.attempts = attempts;
-        let mut changes = Changes { kept: vec![kept], ..Changes::default() };
         let mut tried = 0;
         loop {
-            match self.write(&changes).await {
+            match self.write(Changes { kept: vec![kept.clone()], ..Changes::default() }).await {
                 Ok(()) => {
                     failpoint::hit("after_keeping");
                     return Ok(outcome);
@@ -177,7 +175,7 @@ impl<S: Store, P: Patience> Runner<S, P> {
                             self.patience.pause(tried).await;
                         }
                         // Kept beside it.
-                        _ => changes.kept.iter_mut().for_each(|kept| kept.key = None),
+                        _ => kept.key = None,
                     }
                 }
                 Err(failure) if failure.kind != FailureKind::Away && tried < TRIES => {
@@ -190,15 +188,8 @@ impl<S: Store, P: Patience> Runner<S, P> {
         }
     }
 
-    async fn write(&self, changes: &Changes) -> Result<(), Failure> {
-        let mut transaction = self.store.begin().await?;
-        match transaction.flush(changes).await {
-            Ok(()) => transaction.commit().await,
-            Err(failure) => {
-                transaction.rollback().await;
-                Err(failure)
-            }
-        }
+    async fn write(&self, changes: Changes) -> Result<(), Failure> {
+        self.store.begin(Locks::Held).await?.commit(changes).await
     }
 
     fn world(&self) -> World<'_> {

@@ -27,24 +27,31 @@ pub trait Store: Send + Sync + 'static {
 
     /// # Errors
     /// A [`Failure`] of the store.
-    fn begin(&self) -> impl Future<Output = Result<Self::Transaction, Failure>> + Send;
+    fn begin(&self, locks: Locks) -> impl Future<Output = Result<Self::Transaction, Failure>> + Send;
+}
+
+/// How a transaction keeps others from what it has loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Locks {
+    /// Not at all: what somebody else changed meanwhile is a conflict at the commit. Half the round trips.
+    Optimistic,
+    /// They wait from when it is loaded until the commit.
+    Held,
 }
 
 /// One batch's transaction: a few bulk methods, nothing else. Dropped without [`commit`](Self::commit),
 /// nothing of it happened.
 pub trait Transaction: Send {
-    /// Loads the aggregates and locks them, in id order.
+    /// Loads the aggregates; locks them, if at all, in id order.
     fn load(&mut self, needs: &Needs) -> impl Future<Output = Result<Workspace, Failure>> + Send;
 
     /// What is known of messages handled before. Asked after [`load`](Self::load), so that it shows what a
     /// duplicate has just committed.
     fn seen(&mut self, keys: &[MessageKey]) -> impl Future<Output = Result<Vec<Seen>, Failure>> + Send;
 
-    /// Writes everything in one go. A message or an e-mail that another transaction took meanwhile is
-    /// [`FailureKind::Conflict`](super::error::FailureKind::Conflict).
-    fn flush(&mut self, changes: &Changes) -> impl Future<Output = Result<(), Failure>> + Send;
-
-    fn commit(self) -> impl Future<Output = Result<(), Failure>> + Send;
+    /// Writes everything in one go, and commits. A user that another transaction changed meanwhile, or a message
+    /// or an e-mail that it took, is [`FailureKind::Conflict`](super::error::FailureKind::Conflict).
+    fn commit(self, changes: Changes) -> impl Future<Output = Result<(), Failure>> + Send;
 
     fn rollback(self) -> impl Future<Output = ()> + Send;
 }

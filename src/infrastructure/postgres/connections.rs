@@ -32,8 +32,10 @@ impl Connections {
     /// A [`Failure`] where the URL cannot be read; it does not repeat the URL.
     pub fn new(url: &SecretString, lanes: u32) -> Result<Self, Failure> {
         let options = options(url)?;
-        // These touch single rows only. A plan made while a table was small must not scan it when it has grown.
-        let pointed = options.clone().options([("enable_seqscan", "off")]);
+        // These touch single rows only, in statements of one shape. A plan made while a table was small must not
+        // scan it when it has grown; and planning a batch of one command anew costs more than carrying it out.
+        let pointed =
+            options.clone().options([("enable_seqscan", "off"), ("plan_cache_mode", "force_generic_plan")]);
         let commands = pool(lanes + 2).connect_lazy_with(pointed.clone());
         let queries = pool(READERS).connect_lazy_with(options);
         Ok(Self {
@@ -77,6 +79,8 @@ fn options(url: &SecretString) -> Result<PgConnectOptions, Failure> {
     } else {
         options
     };
+    // The driver would print whole statements where they are slow; how long batches take is a metric.
+    let options = options.disable_statement_logging();
     Ok(options.application_name("roster").options([
         ("statement_timeout", "10s"),
         ("lock_timeout", "3s"),

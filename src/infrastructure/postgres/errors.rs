@@ -6,6 +6,9 @@ use sqlx::postgres::PgDatabaseError;
 
 use crate::application::error::{Failure, FailureKind};
 
+/// What `roster_conflict` raises (migration 0007).
+const CONFLICT: &str = "RS409";
+
 /// What became of a statement. Tells the code and the constraint, never the server's text, which may quote values.
 pub fn failure(error: &sqlx::Error) -> Failure {
     match error {
@@ -79,6 +82,7 @@ fn kind(code: &str, constraint: Option<&str>) -> FailureKind {
         "40001" | "40P01" | "55P03" | "57014" => FailureKind::Transient,
         // A read-only server, an administrator's shutdown, a crash, a start-up.
         "25006" | "57P01" | "57P02" | "57P03" | "57P05" | "25P03" => FailureKind::Away,
+        CONFLICT => FailureKind::Conflict,
         "23505" if constraint.is_some_and(is_raced_for) => FailureKind::Conflict,
         _ => match code.get(..2) {
             Some("08" | "28" | "53" | "58") => FailureKind::Away,
@@ -94,6 +98,7 @@ fn is_raced_for(constraint: &str) -> bool {
 
 fn meaning(code: &str) -> &'static str {
     match code {
+        CONFLICT => "changed meanwhile",
         "25006" => "read-only",
         "3D000" => "no such database",
         "25P03" | "57P05" => "idle for too long",
@@ -135,6 +140,7 @@ mod tests {
     #[case("23505", Some("users_email"), FailureKind::Conflict)]
     #[case("23505", Some("inbox_y2026m11d21_pkey"), FailureKind::Conflict)]
     #[case("23505", Some("outbox_pkey"), FailureKind::Permanent)]
+    #[case("RS409", Some("a user was changed"), FailureKind::Conflict)]
     #[case("23514", Some("users_role"), FailureKind::Permanent)]
     #[case("22P02", None, FailureKind::Permanent)]
     #[case("42703", None, FailureKind::Permanent)]

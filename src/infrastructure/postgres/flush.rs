@@ -1,4 +1,5 @@
-//! Everything a batch writes, in one statement: one round trip, whatever the batch's size.
+//! Everything a batch writes, in one statement: one round trip, whatever the batch's size. It fails as a whole
+//! where anything was changed meanwhile, so that it may well commit by itself.
 
 use chrono::{DateTime, NaiveDate, Utc};
 use uuid::Uuid;
@@ -12,26 +13,27 @@ use super::loan::{Loan, answered};
 
 /// What became of the statement.
 pub enum Flushed {
-    /// With the batch's id, where there were events.
-    Written(Option<i64>),
+    Written,
     /// A message is of a day that has no partition yet.
     MissingPartition(Failure),
 }
 
 /// Updates come before inserts and the inbox comes last, each in one order, so that replicas rarely deadlock.
 ///
-/// The ids of batches are taken here, while the locks on the aggregates are held until the commit: of two batches
-/// that touch one user, the later one has the higher id.
-pub async fn write(loan: &mut Loan, changes: &Changes) -> Result<Flushed, Failure> {
+/// A batch's id is taken once its users are updated, and so locked until the commit: of two batches that touch one
+/// user, the later one has the higher id.
+///
+/// # Errors
+/// [`FailureKind::Conflict`](crate::application::error::FailureKind::Conflict): a user was changed, an address
+/// taken or a message handled since they were read.
+pub async fn write(loan: &mut Loan, changes: &Changes, events: &[NewEvent]) -> Result<Flushed, Failure> {
     let updated = Users::of(changes.updated.iter().map(|(_, user)| user));
     let versions: Vec<i64> = changes.updated.iter().map(|(stored, _)| *stored).collect();
     let created = Users::of(changes.created.iter());
-    let events = Events::of(&changes.events);
+    let events = Events::of(events);
     let answers = Answers::of(&changes.answers);
     let query = sqlx::query!(
-        r#"with batch as materialized (
-            select nextval('batch_ids') as id where cardinality($20::uuid[]) > 0
-        ), updated as (
+        r#"with updated as (
             update users set email = u.email, name = u.name, role = u.role, password_hash = u.password_hash,
                 version = u.version, updated_at = u.updated_at, deleted_at = u.deleted_at
             from unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[],
@@ -39,6 +41,9 @@ pub async fn write(loan: &mut Loan, changes: &Changes) -> Result<Flushed, Failur
                 as u (id, stored, email, name, role, password_hash, version, updated_at, deleted_at)
             where users.id = u.id and users.version = u.stored
             returning 1
+        ), batch as materialized (
+            select nextval('batch_ids') as id from (select count(*) from updated) as locked
+            where cardinality($20::uuid[]) > 0
         ), created as (
             insert into users
                 (id, email, name, role, password_hash, version, created_at, updated_at, deleted_at)
@@ -62,7 +67,8 @@ pub async fn write(loan: &mut Loan, changes: &Changes) -> Result<Flushed, Failur
             order by e.n
             returning 1
         ), noted as (
-            insert into outbox (batch_id, events) select id, cardinality($20::uuid[]) from batch
+            insert into outbox (batch_id, events, first_event)
+            select id, cardinality($20::uuid[]), ($19::uuid[])[1] from batch
             returning 1
         ), answered as (
             insert into inbox (message_id, issued_on, type, actor, fingerprint, answer)
@@ -72,13 +78,21 @@ pub async fn write(loan: &mut Loan, changes: &Changes) -> Result<Flushed, Failur
             on conflict do nothing
             returning 1
         )
-        select (select id from batch) as batch_id,
-            $36 and exists (select from failed_commands where message_id = any($30)) as "kept!",
-            (select count(*) from updated) as "updated!",
-            (select count(*) from created) as "created!",
-            (select count(*) from recorded) as "recorded!",
-            (select count(*) from noted) as "noted!",
-            (select count(*) from answered) as "answered!""#,
+        select case
+            when (select count(*) from updated) <> cardinality($1)
+                then roster_conflict('a user was changed')
+            when (select count(*) from created) <> cardinality($10)
+                then roster_conflict('an address or an id was taken')
+            when (select count(*) from answered) <> cardinality($30)
+                then roster_conflict('a message was handled')
+            when $36 and exists (select from failed_commands where message_id = any($30))
+                then roster_conflict('a message was kept before')
+            when (select count(*) from recorded) <> cardinality($20)
+                then roster_conflict('an event was not recorded')
+            when (select count(*) from noted) <> least(cardinality($20), 1)
+                then roster_conflict('the batch was not noted')
+            else true
+        end as "written!""#,
         &updated.ids,
         &versions,
         &updated.emails as _,
@@ -124,22 +138,10 @@ pub async fn write(loan: &mut Loan, changes: &Changes) -> Result<Flushed, Failur
         answer
     })
     .await;
-    let row = match loan.note(answer) {
-        Err(failure) if missing => return Ok(Flushed::MissingPartition(failure)),
-        answer => answer?,
-    };
-    let expect = |count: i64, list: usize, what: &str| {
-        if usize::try_from(count) == Ok(list) { Ok(()) } else { Err(errors::conflict(what)) }
-    };
-    let checks = expect(row.updated, updated.ids.len(), "a user was changed meanwhile")
-        .and_then(|()| expect(row.created, created.ids.len(), "an address or an id was taken meanwhile"))
-        .and_then(|()| expect(row.answered, answers.ids.len(), "a message was handled meanwhile"))
-        .and_then(|()| expect(row.recorded, events.ids.len(), "not every event was recorded"))
-        .and_then(|()| expect(row.noted, usize::from(!events.ids.is_empty()), "the batch was not noted"));
-    let checks = if row.kept { Err(errors::conflict("a message was kept before")) } else { checks };
-    // What was written in part must never be committed.
-    loan.note(checks)?;
-    Ok(Flushed::Written(row.batch_id))
+    match loan.note(answer) {
+        Err(failure) if missing => Ok(Flushed::MissingPartition(failure)),
+        answer => answer.map(|_| Flushed::Written),
+    }
 }
 
 #[derive(Default)]

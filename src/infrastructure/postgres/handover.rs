@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use uuid::Uuid;
 
 use crate::application::ports::NewEvent;
 
@@ -26,7 +27,9 @@ pub struct Handover {
 
 #[derive(Debug, Default)]
 struct Recent {
-    batches: BTreeMap<i64, Arc<[NewEvent]>>,
+    /// By the id of the batch's first event: the batch's own id is known only when it is written. Ids of events are
+    /// in the order of time.
+    batches: BTreeMap<Uuid, Arc<[NewEvent]>>,
     events: usize,
 }
 
@@ -46,20 +49,20 @@ impl Handover {
         }
     }
 
-    pub(super) fn remember(&self, batch: i64, events: Vec<NewEvent>) {
-        if !events.is_empty() && self.leads() {
-            self.recent.lock().insert(batch, events.into(), CAPACITY);
+    pub(super) fn remember(&self, batch: &Arc<[NewEvent]>) {
+        if self.leads() {
+            self.recent.lock().insert(Arc::clone(batch), CAPACITY);
         }
     }
 
-    pub(super) fn recall(&self, batch: i64) -> Option<Arc<[NewEvent]>> {
-        self.recent.lock().batches.get(&batch).cloned()
+    pub(super) fn recall(&self, first_event: Uuid) -> Option<Arc<[NewEvent]>> {
+        self.recent.lock().batches.get(&first_event).cloned()
     }
 
-    pub(super) fn forget(&self, batches: &[i64]) {
+    pub(super) fn forget(&self, first_events: impl IntoIterator<Item = Uuid>) {
         let mut recent = self.recent.lock();
-        for batch in batches {
-            recent.remove(*batch);
+        for event in first_events {
+            recent.remove(event);
         }
     }
 
@@ -73,17 +76,18 @@ impl Handover {
 }
 
 impl Recent {
-    fn insert(&mut self, batch: i64, events: Arc<[NewEvent]>, capacity: usize) {
-        self.events += events.len();
-        self.batches.insert(batch, events);
+    fn insert(&mut self, batch: Arc<[NewEvent]>, capacity: usize) {
+        let Some(first) = batch.first() else { return };
+        self.events += batch.len();
+        self.batches.insert(first.id, batch);
         while self.events > capacity {
             let Some((_, oldest)) = self.batches.pop_first() else { break };
             self.events -= oldest.len();
         }
     }
 
-    fn remove(&mut self, batch: i64) {
-        if let Some(events) = self.batches.remove(&batch) {
+    fn remove(&mut self, first_event: Uuid) {
+        if let Some(events) = self.batches.remove(&first_event) {
             self.events -= events.len();
         }
     }
@@ -92,13 +96,12 @@ impl Recent {
 #[cfg(test)]
 mod tests {
     use chrono::DateTime;
-    use uuid::Uuid;
 
     use super::*;
 
-    fn events(count: usize) -> Arc<[NewEvent]> {
+    fn events(first: u128, count: usize) -> Arc<[NewEvent]> {
         let event = NewEvent {
-            id: Uuid::nil(),
+            id: Uuid::from_u128(first),
             subject: Uuid::nil(),
             sequence: 1,
             kind: "user.deleted.v1".into(),
@@ -116,24 +119,26 @@ mod tests {
     #[test]
     fn the_oldest_batches_are_forgotten_first() {
         let mut recent = Recent::default();
-        recent.insert(2, events(3), 5);
-        recent.insert(1, events(1), 5);
-        recent.insert(3, events(2), 5);
-        assert_eq!(recent.batches.keys().copied().collect::<Vec<_>>(), [2, 3]);
-        recent.remove(3);
-        recent.remove(3);
+        recent.insert(events(2, 3), 5);
+        recent.insert(events(1, 1), 5);
+        recent.insert(events(3, 2), 5);
+        recent.insert(events(4, 0), 5);
+        assert_eq!(recent.batches.keys().map(Uuid::as_u128).collect::<Vec<_>>(), [2, 3]);
+        recent.remove(Uuid::from_u128(3));
+        recent.remove(Uuid::from_u128(3));
         assert_eq!(recent.events, 3);
     }
 
     #[test]
     fn nothing_is_remembered_for_another_process() {
         let handover = Handover::default();
-        handover.remember(1, events(1).to_vec());
-        assert!(handover.recall(1).is_none());
+        let first = Uuid::from_u128(1);
+        handover.remember(&events(1, 1));
+        assert!(handover.recall(first).is_none());
         handover.leader_came();
-        handover.remember(1, events(1).to_vec());
-        assert!(handover.recall(1).is_some());
+        handover.remember(&events(1, 1));
+        assert!(handover.recall(first).is_some());
         handover.leader_went();
-        assert!(handover.recall(1).is_none());
+        assert!(handover.recall(first).is_none());
     }
 }

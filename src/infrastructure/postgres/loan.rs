@@ -1,4 +1,4 @@
-//! A connection on loan, which goes back only when its transaction is over.
+//! A connection on loan, which goes back only when it has answered and its transaction is over.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,13 +24,16 @@ pub async fn answered<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -
     }
 }
 
-/// A connection in a transaction. Dropped before the transaction's end, it is closed, and the server rolls back:
-/// the pool would otherwise lend it on with the transaction still open.
+/// A connection, in a transaction or not. Dropped before it was committed or rolled back, it is closed, and the
+/// server rolls back: the pool would otherwise lend it on with the transaction still open.
 #[derive(Debug)]
 pub struct Loan {
     connection: Option<PoolConnection<Postgres>>,
     shelf: Arc<Shelf>,
     state: State,
+    begun: bool,
+    /// It may turn out that the server was restarted since it was used last.
+    rested: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,19 +46,39 @@ enum State {
 }
 
 impl Loan {
+    /// Borrows a connection on which each statement commits by itself.
+    pub async fn take(shelf: &Arc<Shelf>) -> Result<Self, Failure> {
+        let (connection, rested) = shelf.take().await?;
+        let (connection, shelf) = (Some(connection), Arc::clone(shelf));
+        Ok(Self { connection, shelf, state: State::Sound, begun: false, rested })
+    }
+
     /// Borrows a connection and begins a transaction: one round trip.
     pub async fn begin(shelf: &Arc<Shelf>) -> Result<Self, Failure> {
         loop {
-            let (connection, rested) = shelf.take().await?;
-            let connection = Some(connection);
-            let mut loan = Self { connection, shelf: Arc::clone(shelf), state: State::Sound };
-            match loan.run("begin").await {
+            let mut loan = Self::take(shelf).await?;
+            match loan.begin_here().await {
                 Ok(()) => return Ok(loan),
-                // The server was restarted meanwhile: nothing is lost yet.
-                Err(failure) if rested && failure.kind == FailureKind::Away => {}
+                Err(failure) if loan.was_stale(&failure) => {}
                 Err(failure) => return Err(failure),
             }
         }
+    }
+
+    /// From here on the statements are one transaction.
+    pub async fn begin_here(&mut self) -> Result<(), Failure> {
+        self.begun = true;
+        self.run("begin").await
+    }
+
+    pub const fn in_transaction(&self) -> bool {
+        self.begun
+    }
+
+    /// Whether a first statement failed because the server was restarted while the connection rested: nothing is
+    /// lost then, and another connection may do.
+    pub fn was_stale(&self, failure: &Failure) -> bool {
+        self.rested && failure.kind == FailureKind::Away
     }
 
     pub fn connection(&mut self) -> Result<&mut PgConnection, Failure> {
@@ -80,13 +103,15 @@ impl Loan {
         if self.state != State::Sound {
             return Err(errors::permanent("nothing is committed after a failed statement"));
         }
-        self.run("commit").await?;
+        if self.begun {
+            self.run("commit").await?;
+        }
         self.give_back();
         Ok(())
     }
 
     pub async fn rollback(mut self) {
-        if self.state != State::Lost && self.run("rollback").await.is_ok() {
+        if self.state != State::Lost && (!self.begun || self.run("rollback").await.is_ok()) {
             self.give_back();
         }
     }

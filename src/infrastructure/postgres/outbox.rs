@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgConnection, PgListener, PgPool};
 use tokio::task::JoinHandle;
+use uuid::Uuid;
 
 use crate::application::error::Failure;
 use crate::application::ports::{Backlog, CommittedBatch, NewEvent, Outbox, OutboxLeader};
@@ -58,7 +59,7 @@ impl Outbox for PgOutbox {
         self.handover.leader_came();
         let handover = Arc::clone(&self.handover);
         let listener = tokio::spawn(listen(self.connections.queries.clone(), Arc::clone(&handover)));
-        Ok(Some(PgLeader { session, handover, listener }))
+        Ok(Some(PgLeader { session, handover, listener, recalled: HashMap::new() }))
     }
 
     async fn committed(&self) {
@@ -130,6 +131,8 @@ pub struct PgLeader {
     session: PgConnection,
     handover: Arc<Handover>,
     listener: JoinHandle<()>,
+    /// The first events of the batches that are to be forgotten once they are done.
+    recalled: HashMap<i64, Uuid>,
 }
 
 impl Drop for PgLeader {
@@ -142,13 +145,19 @@ impl Drop for PgLeader {
 impl OutboxLeader for PgLeader {
     async fn pending(&mut self, after: i64, limit: u32) -> Result<Vec<CommittedBatch>, Failure> {
         let query = sqlx::query!(
-            "select batch_id, created_at from outbox where batch_id > $1 order by batch_id limit $2",
+            "select batch_id, created_at, first_event from outbox where batch_id > $1 order by batch_id limit $2",
             after,
             i64::from(limit)
         );
         let rows = answered(query.fetch_all(&mut self.session)).await?;
-        let known: Vec<_> =
-            rows.iter().map(|row| (row.batch_id, self.handover.recall(row.batch_id))).collect();
+        let mut known = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let events = row.first_event.and_then(|event| self.handover.recall(event));
+            if let (Some(event), Some(_)) = (row.first_event, &events) {
+                self.recalled.insert(row.batch_id, event);
+            }
+            known.push((row.batch_id, events));
+        }
         let unknown: Vec<i64> =
             known.iter().filter(|(_, events)| events.is_none()).map(|(batch, _)| *batch).collect();
         let oldest =
@@ -167,7 +176,7 @@ impl OutboxLeader for PgLeader {
     async fn done(&mut self, batches: &[i64]) -> Result<(), Failure> {
         let query = sqlx::query!("delete from outbox where batch_id = any($1)", batches);
         answered(query.execute(&mut self.session)).await?;
-        self.handover.forget(batches);
+        self.handover.forget(batches.iter().filter_map(|batch| self.recalled.remove(batch)));
         Ok(())
     }
 

@@ -1,4 +1,4 @@
-//! The store of the commands: begin, load, flush, commit, one round trip each.
+//! The store of the commands: what they touch is read in one round trip, and what they change written in another.
 
 use std::sync::Arc;
 
@@ -6,8 +6,9 @@ use sqlx::postgres::PgPool;
 
 use crate::application::error::{Failure, FailureKind};
 use crate::application::message::MessageKey;
-use crate::application::ports::{Changes, NewEvent, Seen, Store, Transaction};
+use crate::application::ports::{Changes, Locks, NewEvent, Seen, Store, Transaction};
 use crate::application::workspace::{Needs, Workspace};
+use crate::failpoint;
 
 use super::connections::Connections;
 use super::flush::{self, Flushed};
@@ -45,59 +46,64 @@ impl PgStore {
 impl Store for PgStore {
     type Transaction = PgTransaction;
 
-    async fn begin(&self) -> Result<PgTransaction, Failure> {
-        Ok(PgTransaction { loan: Loan::begin(&self.shelf).await?, store: self.clone(), batch: None })
+    async fn begin(&self, locks: Locks) -> Result<PgTransaction, Failure> {
+        let loan = match locks {
+            Locks::Optimistic => Loan::take(&self.shelf).await?,
+            Locks::Held => Loan::begin(&self.shelf).await?,
+        };
+        Ok(PgTransaction { loan, store: self.clone(), locks })
     }
 }
 
-/// One batch's transaction.
+/// One batch's transaction. An optimistic one begins, if at all, only when it is written.
 #[derive(Debug)]
 pub struct PgTransaction {
     loan: Loan,
     store: PgStore,
-    /// The batch that was flushed, and its events where this process publishes them itself.
-    batch: Option<(i64, Vec<NewEvent>)>,
+    locks: Locks,
 }
 
 impl Transaction for PgTransaction {
     async fn load(&mut self, needs: &Needs) -> Result<Workspace, Failure> {
-        users::load(&mut self.loan, needs).await
+        if self.locks == Locks::Held {
+            return users::load(&mut self.loan, needs).await;
+        }
+        loop {
+            match users::read(&mut self.loan, needs).await {
+                Err(failure) if self.loan.was_stale(&failure) => {
+                    self.loan = Loan::take(&self.store.shelf).await?;
+                }
+                answer => return answer,
+            }
+        }
     }
 
     async fn seen(&mut self, keys: &[MessageKey]) -> Result<Vec<Seen>, Failure> {
         seen::seen(&mut self.loan, keys).await
     }
 
-    async fn flush(&mut self, changes: &Changes) -> Result<(), Failure> {
-        let batch = match flush::write(&mut self.loan, changes).await? {
-            Flushed::Written(batch) => batch,
-            Flushed::MissingPartition(failure) => return Err(self.add_partitions(failure, changes).await),
-        };
-        failed_commands::keep(&mut self.loan, &changes.kept).await?;
-        failed_commands::join(&mut self.loan, &changes.joined).await?;
-        failed_commands::release(&mut self.loan, &changes.released).await?;
-        let remembered = if self.store.handover.leads() { changes.events.clone() } else { Vec::new() };
-        self.batch = batch.map(|id| (id, remembered));
-        Ok(())
-    }
-
-    async fn commit(self) -> Result<(), Failure> {
-        let Some((id, events)) = self.batch else { return self.loan.commit().await };
-        let handover = &self.store.handover;
+    async fn commit(mut self, mut changes: Changes) -> Result<(), Failure> {
+        let events: Arc<[NewEvent]> = std::mem::take(&mut changes.events).into();
+        let handover = Arc::clone(&self.store.handover);
         // Before the commit, so that the relay finds the events as soon as it sees the batch.
-        handover.remember(id, events);
-        match self.loan.commit().await {
+        handover.remember(&events);
+        let written = match self.write(&changes, &events).await {
+            Ok(()) => self.loan.commit().await,
+            Err(failure) => {
+                self.loan.rollback().await;
+                Err(failure)
+            }
+        };
+        match written {
+            Ok(()) if events.is_empty() => {}
             Ok(()) => {
                 handover.committed();
                 self.store.search.has_grown();
-                Ok(())
             }
-            Err(failure) => {
-                // It may have been committed: then the relay reads the events back.
-                handover.forget(&[id]);
-                Err(failure)
-            }
+            // It may have been committed: then the relay reads the events back.
+            Err(_) => handover.forget(events.first().map(|event| event.id)),
         }
+        written
     }
 
     async fn rollback(self) {
@@ -106,6 +112,28 @@ impl Transaction for PgTransaction {
 }
 
 impl PgTransaction {
+    /// One statement where that is all, which then commits by itself.
+    async fn write(&mut self, changes: &Changes, events: &[NewEvent]) -> Result<(), Failure> {
+        let kept = !(changes.kept.is_empty() && changes.joined.is_empty() && changes.released.is_empty());
+        if kept && self.locks == Locks::Optimistic {
+            self.loan.begin_here().await?;
+        }
+        if !self.loan.in_transaction() {
+            failpoint::hit("before_commit");
+        }
+        match flush::write(&mut self.loan, changes, events).await? {
+            Flushed::Written => {}
+            Flushed::MissingPartition(failure) => return Err(self.add_partitions(failure, changes).await),
+        }
+        failed_commands::keep(&mut self.loan, &changes.kept).await?;
+        failed_commands::join(&mut self.loan, &changes.joined).await?;
+        failed_commands::release(&mut self.loan, &changes.released).await?;
+        if self.loan.in_transaction() {
+            failpoint::hit("before_commit");
+        }
+        Ok(())
+    }
+
     /// The housekeeper makes partitions ahead of time; this is for a process that did not, or a clock that jumped.
     async fn add_partitions(&self, failure: Failure, changes: &Changes) -> Failure {
         let days: Vec<_> = changes.answers.iter().map(|answer| answer.key.issued_on).collect();
