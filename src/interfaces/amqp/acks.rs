@@ -6,16 +6,21 @@ use std::time::Duration;
 
 use lapin::Channel;
 use lapin::options::BasicAckOptions;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, mpsc};
 
 /// How long a settled delivery waits for earlier ones before it is acknowledged alone.
 const WAIT_FOR_EARLIER: Duration = Duration::from_millis(50);
+/// The same where one that takes long must not keep the places of those behind it.
+const WAIT_BRIEFLY: Duration = Duration::from_millis(5);
+/// How many deliveries that are settled one by one are acknowledged together at most.
+const TOGETHER: usize = 256;
 
 /// The acknowledgements of one channel. One frame with `multiple` covers a run of tags that are all settled;
 /// it never covers one that is not.
 #[derive(Debug, Clone)]
 pub(super) struct Acks {
     channel: Channel,
+    patience: Duration,
     /// Held until an ack is written: the broker closes the channel over a tag that a later, wider ack has
     /// overtaken.
     runs: Arc<Mutex<Runs>>,
@@ -64,7 +69,21 @@ impl Runs {
 
 impl Acks {
     pub fn new(channel: Channel) -> Self {
-        Self { channel, runs: Arc::default() }
+        Self { channel, patience: WAIT_FOR_EARLIER, runs: Arc::default() }
+    }
+
+    /// For deliveries that are settled one by one: those that were settled while the last ones were acknowledged
+    /// share a frame. Ends when every sender is gone.
+    pub fn gather(mut self) -> mpsc::UnboundedSender<u64> {
+        self.patience = WAIT_BRIEFLY;
+        let (sender, mut settled) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            let mut tags = Vec::new();
+            while settled.recv_many(&mut tags, TOGETHER).await > 0 {
+                self.settle(std::mem::take(&mut tags)).await;
+            }
+        });
+        sender
     }
 
     /// Acknowledges deliveries that are settled. An ack that cannot be sent is a redelivery to come, which the
@@ -80,7 +99,7 @@ impl Acks {
         runs.sweeping = true;
         let acks = self.clone();
         tokio::spawn(async move {
-            tokio::time::sleep(WAIT_FOR_EARLIER).await;
+            tokio::time::sleep(acks.patience).await;
             let mut runs = acks.runs.lock().await;
             runs.sweeping = false;
             for tag in runs.sweep() {

@@ -5,13 +5,15 @@ use std::time::Instant;
 
 use futures_util::StreamExt;
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection};
 use metrics::{counter, histogram};
+use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::acks::Acks;
 use super::replies::{Outgoing, publish_on};
 use super::session::SessionError;
 use super::wire::{self, reply_properties};
@@ -41,6 +43,7 @@ pub async fn answer_queries(
     let mut consumer = channel
         .basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default())
         .await?;
+    let acks = Acks::new(channel.clone()).gather();
     loop {
         let delivery = tokio::select! {
             delivery = consumer.next() => match delivery {
@@ -52,12 +55,12 @@ pub async fn answer_queries(
         if !answers.status().connected() {
             return Err(SessionError::Cancelled(queue.to_owned()));
         }
-        let (channel, answers, judge) = (channel.clone(), answers.clone(), Arc::clone(judge));
-        tracker.spawn(async move { answer(delivery, &channel, &answers, &judge).await });
+        let (acks, answers, judge) = (acks.clone(), answers.clone(), Arc::clone(judge));
+        tracker.spawn(async move { answer(delivery, &acks, &answers, &judge).await });
     }
 }
 
-async fn answer(mut delivery: Delivery, channel: &Channel, answers: &Channel, judge: &Judge) {
+async fn answer(mut delivery: Delivery, acks: &UnboundedSender<u64>, answers: &Channel, judge: &Judge) {
     let received = Instant::now();
     let tag = delivery.delivery_tag;
     let raw = wire::raw(&mut delivery);
@@ -81,7 +84,6 @@ async fn answer(mut delivery: Delivery, channel: &Channel, answers: &Channel, ju
         }
     }
     histogram!(crate::metrics::QUERY_SECONDS).record(received.elapsed());
-    if let Err(error) = channel.basic_ack(tag, BasicAckOptions::default()).await {
-        tracing::debug!(%error, "a query could not be acknowledged");
-    }
+    // Whoever acknowledges ends with the runtime, after this.
+    let _ = acks.send(tag);
 }
