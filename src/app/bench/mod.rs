@@ -69,6 +69,8 @@ pub struct Plan {
     pub lanes: Option<u32>,
     pub batch: Option<u32>,
     pub prefetch: Option<u16>,
+    /// Workers side by side, where a backlog is drained.
+    pub replicas: u32,
     /// Also what takes long, this large.
     pub full: Option<Full>,
 }

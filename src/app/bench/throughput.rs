@@ -20,14 +20,15 @@ const SWEEP_LANES: [u32; 4] = [1, 2, 4, 8];
 const SWEEP_BATCH: [u32; 4] = [64, 256, 512, 1024];
 
 pub(super) async fn pipe(bench: &Bench<'_>, report: &mut Report) -> Result<(), BenchError> {
-    let rate = drain(bench, "pipe", bench.plan.messages, || Child::part(bench.stage, Part::Pipe)).await?;
+    let start = || Ok(vec![Child::part(bench.stage, Part::Pipe)?]);
+    let rate = drain(bench, "pipe", bench.plan.messages, start).await?;
     report.note("pipe", "/s", rate);
     Ok(())
 }
 
 pub(super) async fn single(bench: &Bench<'_>, report: &mut Report) -> Result<(), BenchError> {
     let messages = (bench.plan.messages / SINGLE_SHARE).max(1);
-    let rate = drain(bench, "single", messages, || Child::worker(bench.stage, SINGLE)).await?;
+    let rate = drain(bench, "single", messages, || Ok(vec![Child::worker(bench.stage, SINGLE)?])).await?;
     report.note("single", "/s", rate);
     Ok(())
 }
@@ -38,10 +39,11 @@ pub(super) async fn batch(bench: &Bench<'_>, report: &mut Report) -> Result<(), 
     Ok(())
 }
 
-/// A run of the worker as the plan sets it, or as it is by default.
+/// A run of the worker, or of so many, as the plan sets it, or as it is by default.
 pub(super) async fn batch_rate(bench: &Bench<'_>, what: &'static str) -> Result<f64, BenchError> {
     let worker = Worker::of(bench.plan);
-    drain(bench, what, bench.plan.messages, || Child::worker(bench.stage, worker)).await
+    let start = || (0..bench.plan.replicas).map(|_| Child::worker(bench.stage, worker)).collect();
+    drain(bench, what, bench.plan.messages, start).await
 }
 
 pub(super) async fn sweep(bench: &Bench<'_>, report: &mut Report) -> Result<(), BenchError> {
@@ -49,7 +51,8 @@ pub(super) async fn sweep(bench: &Bench<'_>, report: &mut Report) -> Result<(), 
         for batch in SWEEP_BATCH {
             let worker = Worker { lanes: Some(lanes), batch: Some(batch), prefetch: bench.plan.prefetch };
             let messages = bench.plan.messages;
-            let rate = drain(bench, "sweep", messages, || Child::worker(bench.stage, worker)).await?;
+            let start = || Ok(vec![Child::worker(bench.stage, worker)?]);
+            let rate = drain(bench, "sweep", messages, start).await?;
             report.sweep(lanes, batch, rate);
         }
     }
@@ -61,7 +64,7 @@ async fn drain(
     bench: &Bench<'_>,
     what: &'static str,
     messages: u64,
-    start: impl FnOnce() -> Result<Child, BenchError>,
+    start: impl FnOnce() -> Result<Vec<Child>, BenchError>,
 ) -> Result<f64, BenchError> {
     let Bench { stage, progress, plan, .. } = bench;
     // So that no run pays for the vacuum and the checkpoint of the one before.
@@ -74,7 +77,7 @@ async fn drain(
     caller.publish_all(requests, |sent| progress.at(sent, messages)).await?;
 
     bench.begin(what);
-    let child = start()?;
+    let children = start()?;
     let arrived = || caller.replies.count().min(subscriber.events.count());
     let mut last = (0, Instant::now());
     while arrived() < messages {
@@ -87,7 +90,9 @@ async fn drain(
             return Err(BenchError::Halted { what, done, of: messages });
         }
     }
-    child.stop().await?;
+    for child in children {
+        child.stop().await?;
+    }
     let count = caller.replies.refused();
     if count > 0 {
         return Err(BenchError::Refused { what, count });

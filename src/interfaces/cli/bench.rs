@@ -51,6 +51,10 @@ pub struct BenchArgs {
     #[arg(long, value_name = "COUNT")]
     pub prefetch: Option<u16>,
 
+    /// Workers side by side in mode batch
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16))]
+    pub replicas: u32,
+
     /// Also what takes long, half an hour and more: a million users, a transaction held open, a long backlog
     #[arg(long)]
     pub full: bool,
@@ -124,6 +128,7 @@ fn plan(args: &BenchArgs) -> Plan {
         lanes: args.lanes,
         batch: args.batch,
         prefetch: args.prefetch,
+        replicas: args.replicas,
         full: args.full.then(|| full(args.full_share)),
     }
 }
