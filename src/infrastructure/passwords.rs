@@ -16,6 +16,9 @@ use crate::domain::PasswordHash;
 /// How long a hash's memory is kept for the next one: mapping it anew costs 15 %.
 const WARM: Duration = Duration::from_secs(1);
 
+/// How far threads that hash stand back (`nice`): queries and commands that wait for a core go first.
+const STAND_BACK: i32 = 10;
+
 /// argon2id with m = 19 MiB, t = 2, p = 1.
 #[derive(Debug)]
 pub struct Argon2Passwords {
@@ -45,6 +48,10 @@ impl Argon2Passwords {
         let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(|_| failure("no more turns"))?;
         let memory = Arc::clone(&self.memory);
         let result = tokio::task::spawn_blocking(move || {
+            if cfg!(target_os = "linux") {
+                // Of this thread alone, there. Where the system will not, it hashes as eagerly as before.
+                let _ = rustix::process::setpriority_process(None, STAND_BACK);
+            }
             let result = work(&memory);
             drop(turn);
             result
