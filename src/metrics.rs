@@ -28,6 +28,8 @@ pub const OUTBOX_AGE_SECONDS: &str = "roster_outbox_age_seconds";
 pub const OLDEST_TRANSACTION_SECONDS: &str = "roster_oldest_transaction_seconds";
 /// Gauge by `state`: `waiting`, `dead`.
 pub const FAILED_COMMANDS: &str = "roster_failed_commands";
+/// Of users who are not folded into the directory yet: a list looks each of them up by its id.
+pub const USER_CHANGES: &str = "roster_user_changes";
 pub const BROKER_RECONNECTS: &str = "roster_broker_reconnects_total";
 pub const BROKER_BLOCKED: &str = "roster_broker_blocked";
 pub const CONSUMING: &str = "roster_consuming";
@@ -63,6 +65,7 @@ const DESCRIPTIONS: &[(Kind, &str, Unit, &str)] = &[
     (Gauge, OUTBOX_AGE_SECONDS, Unit::Seconds, "Age of the oldest event that waits to be published"),
     (Gauge, OLDEST_TRANSACTION_SECONDS, Unit::Seconds, "Age of the oldest transaction in the database"),
     (Gauge, FAILED_COMMANDS, Unit::Count, "Failed commands kept, by state"),
+    (Gauge, USER_CHANGES, Unit::Count, "Changes of users that are not folded into the directory yet"),
     (Counter, BROKER_RECONNECTS, Unit::Count, "Connections to the broker rebuilt"),
     (Gauge, BROKER_BLOCKED, Unit::Count, "1 while the broker blocks publishing"),
     (Gauge, CONSUMING, Unit::Count, "1 while commands are taken from the queue"),

@@ -25,6 +25,7 @@ mod commands;
 mod crashes;
 mod database_faults;
 mod dead;
+mod directory;
 mod envelope;
 mod events;
 mod examples;

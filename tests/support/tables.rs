@@ -1,7 +1,7 @@
 //! Reading back what the worker stored: all SQL on its tables stands here.
 
 use serde_json::Value;
-use sqlx::{AssertSqlSafe, PgPool, Row};
+use sqlx::{AssertSqlSafe, PgPool, Postgres, Row, Transaction};
 
 use super::history::{Answer, Failed, Logged, User};
 
@@ -145,6 +145,56 @@ pub async fn everything(pool: &PgPool) -> Vec<(String, Vec<u8>)> {
         all.push((table, text.into_bytes()));
     }
     all
+}
+
+/// Keeps every worker from folding changes into the directory until it is dropped.
+pub async fn hold_folding(pool: &PgPool) -> Transaction<'static, Postgres> {
+    let mut held = pool.begin().await.expect("a transaction");
+    let lock = sqlx::query("select pg_advisory_xact_lock(x'726f737465720004'::bigint)");
+    lock.execute(&mut *held).await.expect("the folders' lock");
+    held
+}
+
+/// Users whose changes are not folded into the directory yet; one who changed twice may count twice.
+pub async fn unfolded(pool: &PgPool) -> i64 {
+    count(pool, "select coalesce(sum(cardinality(user_ids)), 0)::bigint from user_changes").await
+}
+
+/// Users whom the directory has otherwise than `users`, and who would not be looked up there.
+pub async fn astray(pool: &PgPool) -> i64 {
+    let statement = "select count(*)
+        from (select id, email, name, role, version, created_at, updated_at, user_search(name, email) as search
+              from users where deleted_at is null) u
+        full join user_directory d on (d.id, d.email, d.name, d.role, d.version, d.created_at, d.updated_at, d.search)
+            = (u.id, u.email, u.name, u.role, u.version, u.created_at, u.updated_at, u.search)
+        where (u.id is null or d.id is null)
+            and coalesce(u.id, d.id) not in (select unnest(user_ids) from user_changes)";
+    count(pool, statement).await
+}
+
+/// As an operator would, past the workers.
+pub async fn by_hand(pool: &PgPool, statement: &str) {
+    sqlx::raw_sql(AssertSqlSafe(statement.to_owned())).execute(pool).await.expect(statement);
+}
+
+/// What `users` is made of: columns, indexes, triggers and options, and what functions and tables there are.
+pub async fn shape(pool: &PgPool) -> Vec<String> {
+    let rows = sqlx::query(
+        "select attname || ' ' || format_type(atttypid, atttypmod) || ' ' || attnotnull || ' '
+            || coalesce((select pg_get_expr(adbin, adrelid) from pg_attrdef where adrelid = attrelid and adnum = attnum), '')
+         from pg_attribute where attrelid = 'users'::regclass and attnum > 0 and not attisdropped
+         union all select pg_get_indexdef(indexrelid) from pg_index where indrelid = 'users'::regclass
+         union all select pg_get_triggerdef(oid) from pg_trigger where tgrelid = 'users'::regclass
+         union all select array_to_string(reloptions, ' ') from pg_class where oid = 'users'::regclass
+         union all select proname::text from pg_proc p where pronamespace = 'public'::regnamespace
+            and not exists (select from pg_depend where objid = p.oid and deptype = 'e')
+         union all select relname::text from pg_class
+         where relnamespace = 'public'::regnamespace and relkind in ('r', 'p') and not relispartition
+            and relname !~ '^_'
+         order by 1",
+    );
+    let rows = rows.fetch_all(pool).await.expect("the shape of users");
+    rows.iter().map(|row| row.get(0)).collect()
 }
 
 async fn count(pool: &PgPool, statement: &'static str) -> i64 {

@@ -14,7 +14,7 @@ use crate::application::error::Failure;
 use super::connections::Connections;
 use super::loan::answered;
 use super::partitions::{self, Retention};
-use super::{errors, migrations};
+use super::{directory, errors, migrations};
 
 /// The first user's id; the others count up from it, as the ids of users who sign up one after the other do.
 const FIRST_USER: u128 = 0x0190_0000_0000_7000_8000_0000_0000_0000;
@@ -102,12 +102,13 @@ impl BenchDatabase {
         run(&mut patient(&self.own).await?, statement).await
     }
 
-    /// Vacuums, analyses and writes a checkpoint, so that each run begins alike.
+    /// Brings the directory up to date, vacuums, analyses and writes a checkpoint, so that each run begins alike.
     ///
     /// # Errors
     /// A [`Failure`] of the store.
     pub async fn tidy(&self) -> Result<(), Failure> {
         let mut session = patient(&self.own).await?;
+        directory::catch_up(&mut session).await?;
         run(&mut session, "vacuum (analyze)".to_owned()).await?;
         // Not everybody may; then checkpoints come when they come.
         drop(run(&mut session, "checkpoint".to_owned()).await);

@@ -6,6 +6,7 @@ pub mod migrations;
 pub mod partitions;
 
 mod connections;
+mod directory;
 mod errors;
 mod event_list;
 mod failed_commands;
@@ -15,7 +16,6 @@ mod loan;
 mod lookups;
 mod outbox;
 mod read_model;
-mod search_index;
 mod seen;
 mod shelf;
 mod store;

@@ -11,11 +11,11 @@ use crate::application::workspace::{Needs, Workspace};
 use crate::failpoint;
 
 use super::connections::Connections;
+use super::directory::Directory;
 use super::flush::{self, Flushed};
 use super::handover::Handover;
 use super::loan::Loan;
 use super::partitions::{self, Retention};
-use super::search_index::SearchIndex;
 use super::shelf::Shelf;
 use super::{failed_commands, seen, users};
 
@@ -25,7 +25,7 @@ pub struct PgStore {
     pool: PgPool,
     shelf: Arc<Shelf>,
     handover: Arc<Handover>,
-    search: Arc<SearchIndex>,
+    directory: Arc<Directory>,
     retention: Retention,
 }
 
@@ -37,7 +37,7 @@ impl PgStore {
             pool: connections.commands.clone(),
             shelf: Arc::clone(&connections.shelf),
             handover,
-            search: Arc::new(SearchIndex::new(&connections.commands)),
+            directory: Arc::new(Directory::new(&connections.shelf)),
             retention,
         }
     }
@@ -98,7 +98,7 @@ impl Transaction for PgTransaction {
             Ok(()) if events.is_empty() => {}
             Ok(()) => {
                 handover.committed();
-                self.store.search.has_grown();
+                self.store.directory.has_changed();
             }
             // It may have been committed: then the relay reads the events back.
             Err(_) => handover.forget(events.first().map(|event| event.id)),

@@ -27,8 +27,7 @@ pub async fn list(shelf: &Shelf, filter: &UserFilter) -> Result<(Vec<UserView>, 
     users.truncate(per_page);
     let next_cursor = users.last().filter(|_| more).map(|last| Cursor::after(filter, last).seal());
     let total = if filter.total {
-        let mut count = QueryBuilder::new("select count(*) from users");
-        push_filter(&mut count, filter);
+        let mut count = total(filter);
         let query = count.build_query_scalar::<i64>().persistent(any_plan);
         let total = answered(query.fetch_one(lent.connection()?)).await;
         Some(lent.note(total)?)
@@ -42,50 +41,106 @@ pub async fn list(shelf: &Shelf, filter: &UserFilter) -> Result<(Vec<UserView>, 
     Ok((users, PageMeta { page, per_page: filter.per_page, total, next_cursor }))
 }
 
+/// Who was written since the directory was last brought up to date. Gathered into one array, so that the planner
+/// takes it for a few, whatever it thinks of the table: it would otherwise give up hashing them, or scan the users.
+const FRESH: &str = "with fresh as materialized \
+    (select array_agg(id) as ids from user_changes, unnest(user_ids) as id)";
+const IS_FRESH: &str = "id = any((select ids from fresh)::uuid[])";
+const IS_SETTLED: &str = "id not in (select unnest(ids) from fresh)";
+/// How the directory's column is made.
+const SEARCH: &str = "user_search(name, email)";
+
 /// The pieces of SQL are chosen here, never made of what a caller sent: values are bound.
+///
+/// One statement, hence one snapshot: of each user the directory or the table itself holds the present state,
+/// and the changes that are not folded in yet tell which.
 fn page(filter: &UserFilter) -> QueryBuilder<Postgres> {
-    let column = match filter.sort {
-        Sort::CreatedAt => "created_at",
-        Sort::UpdatedAt => "updated_at",
-        Sort::Email => "email",
-        Sort::Name => "name",
+    const COLUMNS: &str = "id, email, name, role, version, created_at, updated_at";
+    let order = order_by(filter);
+    let skipped = match filter.window {
+        Window::Page(page) => (page - 1).saturating_mul(filter.per_page),
+        Window::After(_) => 0,
     };
-    let (direction, beyond) = match filter.order {
-        Order::Asc => ("asc", ">"),
-        Order::Desc => ("desc", "<"),
-    };
-    // Addresses are unique, and their index holds nothing beside them.
-    let ties = filter.sort != Sort::Email;
-    let mut sql =
-        QueryBuilder::new("select id, email, name, role, version, created_at, updated_at from users");
-    push_filter(&mut sql, filter);
-    if let Window::After(cursor) = &filter.window {
-        sql.push(if ties {
-            format!(" and ({column}, id) {beyond} (")
-        } else {
-            format!(" and {column} {beyond} ")
-        });
-        match &cursor.after {
-            SortKey::Time(time) => sql.push_bind(*time),
-            SortKey::Text(text) => sql.push_bind(text.clone()),
-        };
-        if ties {
-            sql.push(", ").push_bind(cursor.id).push(")");
-        }
-    }
-    sql.push(format!(" order by {column} {direction}"));
-    if ties {
-        sql.push(format!(", id {direction}"));
-    }
-    sql.push(" limit ").push_bind(filter.per_page + 1);
-    if let Window::Page(page) = filter.window {
-        sql.push(" offset ").push_bind((page - 1).saturating_mul(filter.per_page));
+    let wanted = filter.per_page + 1;
+    let mut sql = QueryBuilder::new(format!("{FRESH} select {COLUMNS} from ("));
+    sql.push(format!("(select {COLUMNS} from user_directory where {IS_SETTLED}"));
+    push_filter(&mut sql, filter, "search");
+    push_window(&mut sql, filter);
+    sql.push(&order).push(" limit ").push_bind(skipped.saturating_add(wanted));
+    sql.push(format!(") union all (select {COLUMNS} from users where {IS_FRESH} and deleted_at is null"));
+    push_filter(&mut sql, filter, SEARCH);
+    push_window(&mut sql, filter);
+    sql.push(&order).push(" limit ").push_bind(skipped.saturating_add(wanted));
+    sql.push(")) as present").push(&order).push(" limit ").push_bind(wanted);
+    if skipped > 0 {
+        sql.push(" offset ").push_bind(skipped);
     }
     sql
 }
 
-fn push_filter(sql: &mut QueryBuilder<Postgres>, filter: &UserFilter) {
-    sql.push(" where deleted_at is null");
+/// Counts the directory without asking of each whether it is fresh.
+fn total(filter: &UserFilter) -> QueryBuilder<Postgres> {
+    let mut sql =
+        QueryBuilder::new(format!("{FRESH} select (select count(*) from user_directory where true"));
+    push_filter(&mut sql, filter, "search");
+    sql.push(format!(") - (select count(*) from user_directory where {IS_FRESH}"));
+    push_filter(&mut sql, filter, "search");
+    sql.push(format!(") + (select count(*) from users where {IS_FRESH} and deleted_at is null"));
+    push_filter(&mut sql, filter, SEARCH);
+    sql.push(")");
+    sql
+}
+
+const fn column(sort: Sort) -> &'static str {
+    match sort {
+        Sort::CreatedAt => "created_at",
+        Sort::UpdatedAt => "updated_at",
+        Sort::Email => "email",
+        Sort::Name => "name",
+    }
+}
+
+/// Addresses are unique, and their index holds nothing beside them.
+fn has_ties(sort: Sort) -> bool {
+    sort != Sort::Email
+}
+
+fn order_by(filter: &UserFilter) -> String {
+    let column = column(filter.sort);
+    let direction = match filter.order {
+        Order::Asc => "asc",
+        Order::Desc => "desc",
+    };
+    if has_ties(filter.sort) {
+        format!(" order by {column} {direction}, id {direction}")
+    } else {
+        format!(" order by {column} {direction}")
+    }
+}
+
+fn push_window(sql: &mut QueryBuilder<Postgres>, filter: &UserFilter) {
+    let Window::After(cursor) = &filter.window else { return };
+    let column = column(filter.sort);
+    let beyond = match filter.order {
+        Order::Asc => ">",
+        Order::Desc => "<",
+    };
+    let ties = has_ties(filter.sort);
+    sql.push(if ties {
+        format!(" and ({column}, id) {beyond} (")
+    } else {
+        format!(" and {column} {beyond} ")
+    });
+    match &cursor.after {
+        SortKey::Time(time) => sql.push_bind(*time),
+        SortKey::Text(text) => sql.push_bind(text.clone()),
+    };
+    if ties {
+        sql.push(", ").push_bind(cursor.id).push(")");
+    }
+}
+
+fn push_filter(sql: &mut QueryBuilder<Postgres>, filter: &UserFilter, searched: &str) {
     // As a literal, so that the index of the admins is found.
     match filter.role {
         Some(Role::Admin) => sql.push(" and role = 'admin'"),
@@ -93,8 +148,8 @@ fn push_filter(sql: &mut QueryBuilder<Postgres>, filter: &UserFilter) {
         None => sql,
     };
     if let Some(search) = &filter.search {
-        // Folded as the column is.
-        sql.push(" and search like lower(")
+        // Folded as what is searched.
+        sql.push(format!(" and {searched} like lower("))
             .push_bind(format!("%{}%", escape(search)))
             .push(r#"::text collate "und-x-icu") collate "C""#);
     }
@@ -139,20 +194,22 @@ mod tests {
     }
 
     #[rstest]
-    #[case::page(
-        filter(Sort::Name, Window::Page(3)),
-        " where deleted_at is null order by name desc, id desc limit $1 offset $2"
-    )]
+    #[case::page(filter(Sort::Name, Window::Page(3)), "", " order by name desc, id desc limit $3 offset $4")]
     #[case::cursor(
         filter(Sort::CreatedAt, after(Sort::CreatedAt)),
-        " where deleted_at is null and (created_at, id) < ($1, $2) order by created_at desc, id desc limit $3"
+        " and (created_at, id) < ($4, $5)",
+        " order by created_at desc, id desc limit $7"
     )]
     #[case::unique(
         filter(Sort::Email, after(Sort::Email)),
-        " where deleted_at is null and email < $1 order by email desc limit $2"
+        " and email < $3",
+        " order by email desc limit $5"
     )]
-    fn each_window_has_its_shape(#[case] filter: UserFilter, #[case] shape: &str) {
-        assert!(page(&filter).sql().as_str().ends_with(shape));
+    fn each_window_has_its_shape(#[case] filter: UserFilter, #[case] beyond: &str, #[case] order: &str) {
+        let page = page(&filter);
+        let sql = page.sql();
+        assert!(sql.as_str().contains(&format!("deleted_at is null{beyond} order by")), "{sql:?}");
+        assert!(sql.as_str().ends_with(&format!(") as present{order}")), "{sql:?}");
     }
 
     #[test]
