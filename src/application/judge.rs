@@ -8,7 +8,7 @@ use super::error::{Code, Detail, Reason, Refusal};
 use super::kept::{KeptCommand, KeptReason, Verdict};
 use super::message::{Properties, RawMessage, Trace};
 use super::ports::Services;
-use super::query::{self, NoAnswer};
+use super::query::{self, Misgivings, NoAnswer};
 use super::registry::{ErasedCommand, Registry};
 pub use super::reply_patterns::ReplyPatterns;
 use super::task::{Kept, Original, Task, Work};
@@ -105,7 +105,9 @@ impl Judge {
             Work::Run(command) => Some(command.order_key()),
             Work::Refuse(..) | Work::Park(..) => named(&raw.body),
         };
-        let RawMessage { properties, body } = raw;
+        let RawMessage { mut properties, body } = raw;
+        // Judged above, and needed no more: what is not carried along cannot be logged or kept.
+        properties.authorization = None;
         let reply_to = properties.reply_to.clone().filter(|name| self.reply_to.allow(name));
         Task {
             key: envelope.key,
@@ -188,26 +190,22 @@ impl Judge {
         let properties = &raw.properties;
         let name = known_type(properties, |name| query::find(name).is_some())?;
         let now = self.services.clock.now();
-        let mut details = Vec::new();
+        let mut envelope = Vec::new();
         if let Some(text) = &properties.message_id
             && parse_uuid(text).is_none()
         {
-            details.push(Detail::new("message_id", Reason::InvalidUuid, "must be a UUID"));
+            envelope.push(Detail::new("message_id", Reason::InvalidUuid, "must be a UUID"));
         }
-        let deadline = read_deadline(properties, &mut details);
-        let payload = payload(properties, &raw.body, &details)?;
-        if !details.is_empty() {
-            return Err(Refusal::invalid(details).into());
-        }
-        if properties.authorization.is_some() {
-            return Err(Refusal::unauthorized(Reason::InvalidToken).into());
-        }
-        if deadline.is_some_and(|deadline| deadline <= now) {
-            return Err(Refusal::expired(Reason::DeadlinePassed).into());
-        }
+        let deadline = read_deadline(properties, &mut envelope);
+        let payload = payload(properties, &raw.body, &envelope)?;
+        let refusal = if properties.authorization.is_some() {
+            Some(Refusal::unauthorized(Reason::InvalidToken))
+        } else {
+            deadline.is_some_and(|deadline| deadline <= now).then(|| Refusal::expired(Reason::DeadlinePassed))
+        };
         let actor = self.actor(properties);
         match query::find(name) {
-            Some(run) => run(payload, &actor, &*self.services.read).await,
+            Some(run) => run(payload, Misgivings { envelope, refusal }, &actor, &*self.services.read).await,
             None => Err(unknown_type().into()),
         }
     }

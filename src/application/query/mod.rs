@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 
 use super::actor::{Access, Actor};
 use super::dto::Reply;
-use super::error::{Failure, Refusal};
+use super::error::{Detail, Failure, Refusal};
 use super::fields::Fields;
 use super::message::Message;
 use super::ports::{Pending, ReadModel};
@@ -56,8 +56,21 @@ impl From<Failure> for NoAnswer {
     }
 }
 
-type Runner =
-    for<'a> fn(Map<String, Value>, &'a Actor, &'a dyn ReadModel) -> Pending<'a, Result<Arc<str>, NoAnswer>>;
+/// What is wrong with a query beside its payload.
+#[derive(Debug)]
+pub struct Misgivings {
+    /// With the envelope: told together with what is wrong with the payload.
+    pub envelope: Vec<Detail>,
+    /// With what is judged after the payload, such as the token.
+    pub refusal: Option<Refusal>,
+}
+
+type Runner = for<'a> fn(
+    Map<String, Value>,
+    Misgivings,
+    &'a Actor,
+    &'a dyn ReadModel,
+) -> Pending<'a, Result<Arc<str>, NoAnswer>>;
 
 /// A [`Query`] whose type is forgotten.
 struct Entry {
@@ -86,11 +99,19 @@ pub fn contracts() -> impl Iterator<Item = RequestContract> {
 
 fn run<'a, Q: Query>(
     payload: Map<String, Value>,
+    Misgivings { envelope, refusal }: Misgivings,
     actor: &'a Actor,
     read: &'a dyn ReadModel,
 ) -> Pending<'a, Result<Arc<str>, NoAnswer>> {
     Box::pin(async move {
-        let query = Q::read(Fields::new(payload)).map_err(Refusal::invalid)?;
+        let query = match Q::read(Fields::new(payload)) {
+            Ok(query) if envelope.is_empty() => query,
+            Ok(_) => return Err(Refusal::invalid(envelope).into()),
+            Err(details) => return Err(Refusal::invalid([envelope, details].concat()).into()),
+        };
+        if let Some(refusal) = refusal {
+            return Err(refusal.into());
+        }
         actor.may(Q::ACCESS, query.owner())?;
         let reply = query.answer(read).await?;
         Ok(serde_json::to_string(&reply).map_err(|_| Refusal::internal())?.into())

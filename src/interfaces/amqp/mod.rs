@@ -18,3 +18,4 @@ pub use pipe::{Emit, answer_at_once, pass_through};
 pub use queries::answer_queries;
 pub use session::{Session, SessionError};
 pub use settle::Forget;
+pub use wire::{delivery_count, parked_for, raw};

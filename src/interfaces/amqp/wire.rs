@@ -7,8 +7,8 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use crate::application::kept::KeptReason;
 use crate::application::message::{Header, Properties, RawMessage, Trace};
 
-/// A delivery as the application takes it.
-pub(super) fn raw(delivery: &mut Delivery) -> RawMessage {
+/// A delivery as the application takes it. Leaves it without its body.
+pub fn raw(delivery: &mut Delivery) -> RawMessage {
     let properties = &delivery.properties;
     let headers = properties.headers().as_ref();
     let text = |value: &Option<ShortString>| value.as_ref().map(|text| text.as_str().to_owned());
@@ -52,7 +52,8 @@ fn plain(headers: Option<&FieldTable>, name: &str) -> Option<String> {
 }
 
 /// How often the broker has delivered this message before.
-pub(super) fn delivery_count(delivery: &Delivery) -> u64 {
+#[must_use]
+pub fn delivery_count(delivery: &Delivery) -> u64 {
     let count = match find(delivery.properties.headers().as_ref(), "x-delivery-count") {
         Some(AMQPValue::LongLongInt(count)) => u64::try_from(*count).ok(),
         Some(AMQPValue::LongInt(count)) => u64::try_from(*count).ok(),
@@ -68,7 +69,8 @@ pub(super) fn delivery_count(delivery: &Delivery) -> u64 {
 }
 
 /// Why the broker parked a message: the newest entry of its `x-death`.
-pub(super) fn parked_for(delivery: &Delivery) -> KeptReason {
+#[must_use]
+pub fn parked_for(delivery: &Delivery) -> KeptReason {
     let reason = match find(delivery.properties.headers().as_ref(), "x-death") {
         Some(AMQPValue::FieldArray(deaths)) => match deaths.as_slice().first() {
             Some(AMQPValue::FieldTable(death)) => plain(Some(death), "reason"),
