@@ -3,6 +3,7 @@
 //!
 //! - `ROSTER_FAILPOINT=name:n` kills the process, as `kill -9` would, the n-th time it comes by `name`.
 //! - `ROSTER_PANIC_ON` and `ROSTER_ABORT_ON` name message ids whose handling panics or kills the process.
+//! - `ROSTER_CLOCK` sets the clock that commands are judged by so many seconds ahead, or behind.
 //! - `ROSTER_BUG` names a bug to have, so that the checker can be seen to catch it.
 
 #[cfg(feature = "failpoints")]
@@ -66,6 +67,14 @@ mod armed {
         BUG.get_or_init(|| std::env::var("ROSTER_BUG").ok()).as_deref() == Some(name)
     }
 
+    /// How far the clock is wrong, in seconds.
+    pub fn clock() -> i64 {
+        static CLOCK: OnceLock<i64> = OnceLock::new();
+        *CLOCK.get_or_init(|| {
+            std::env::var("ROSTER_CLOCK").ok().and_then(|text| text.parse().ok()).unwrap_or(0)
+        })
+    }
+
     fn die() {
         // Nothing is flushed and nobody is told, as with kill -9.
         std::process::abort();
@@ -73,7 +82,7 @@ mod armed {
 }
 
 #[cfg(feature = "failpoints")]
-pub use armed::{NAMES, bug, hit, message};
+pub use armed::{NAMES, bug, clock, hit, message};
 
 /// Does nothing.
 #[cfg(not(feature = "failpoints"))]
@@ -91,4 +100,12 @@ pub const fn message(_: Option<&str>) {}
 #[must_use]
 pub const fn bug(_: &str) -> bool {
     false
+}
+
+/// It is not.
+#[cfg(not(feature = "failpoints"))]
+#[inline]
+#[must_use]
+pub const fn clock() -> i64 {
+    0
 }

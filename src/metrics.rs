@@ -30,6 +30,7 @@ pub const OLDEST_TRANSACTION_SECONDS: &str = "roster_oldest_transaction_seconds"
 pub const FAILED_COMMANDS: &str = "roster_failed_commands";
 /// Of users who are not folded into the directory yet: a list looks each of them up by its id.
 pub const USER_CHANGES: &str = "roster_user_changes";
+pub const PARKED_MESSAGES: &str = "roster_parked_messages";
 pub const BROKER_RECONNECTS: &str = "roster_broker_reconnects_total";
 pub const BROKER_BLOCKED: &str = "roster_broker_blocked";
 pub const CONSUMING: &str = "roster_consuming";
@@ -66,6 +67,7 @@ const DESCRIPTIONS: &[(Kind, &str, Unit, &str)] = &[
     (Gauge, OLDEST_TRANSACTION_SECONDS, Unit::Seconds, "Age of the oldest transaction in the database"),
     (Gauge, FAILED_COMMANDS, Unit::Count, "Failed commands kept, by state"),
     (Gauge, USER_CHANGES, Unit::Count, "Changes of users that are not folded into the directory yet"),
+    (Gauge, PARKED_MESSAGES, Unit::Count, "Messages that wait in the dead letter queue to be kept"),
     (Counter, BROKER_RECONNECTS, Unit::Count, "Connections to the broker rebuilt"),
     (Gauge, BROKER_BLOCKED, Unit::Count, "1 while the broker blocks publishing"),
     (Gauge, CONSUMING, Unit::Count, "1 while commands are taken from the queue"),

@@ -17,6 +17,33 @@ async fn stage_on(servers: &Private) -> Stage {
     Stage::on_servers(servers.amqp_url.clone(), servers.server_url.clone()).await
 }
 
+/// From the moment the broker lets anybody in to that when so many consume from the command queue again.
+async fn consumed_again(stage: &Stage, workers: u32) -> Duration {
+    let (queue, limit) = (stage.object("commands"), Instant::now() + 2 * PATIENCE);
+    // A broker that dies in the middle of an answer never gives it.
+    let connect = async || {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(Instant::now() < limit, "the broker or the workers do not come back");
+        let connecting = broker::connect_to(&stage.amqp_url, "roster-tests recovery");
+        tokio::time::timeout(Duration::from_secs(1), connecting).await.ok()?.ok()
+    };
+    while connect().await.is_some() {}
+    let connection = loop {
+        if let Some(connection) = connect().await {
+            break connection;
+        }
+    };
+    let answers = Instant::now();
+    loop {
+        let depth = tokio::time::timeout(Duration::from_secs(1), broker::depth(&connection, &queue)).await;
+        if matches!(depth, Ok(Some((_, consumers))) if consumers >= workers) {
+            return answers.elapsed();
+        }
+        assert!(Instant::now() < limit, "nobody consumes");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 #[rstest]
 #[case::row_11_restarted("restart")]
 #[case::row_12_killed("immediate")]
@@ -30,7 +57,10 @@ async fn a_broker_that_comes_back_costs_nothing(#[case] action: &str) {
     run.reach(0.3).await;
     match action {
         "close" => drop(servers.rabbitmqctl(&["-q", "close_all_connections", "an operator"]).await),
-        action => drop(servers.ctl("rabbitmq", action).await),
+        action => {
+            let (took, consumed) = tokio::join!(servers.ctl("rabbitmq", action), consumed_again(&stage, 2));
+            eprintln!("rabbitmq {action}: took {took:.1?}; both consume {consumed:.1?} after it answers");
+        }
     }
     let begun = Instant::now();
     worker.wait_ready().await;
@@ -102,9 +132,23 @@ async fn rights_taken_away_make_it_unready_until_they_are_given_back(#[case] cre
     assert_eq!(caller.reply(&update).await.version(), 2);
 }
 
-async fn alarm(servers: &Private, on: bool) {
-    let mark = if on { "0" } else { "0.6" };
-    servers.rabbitmqctl(&["-q", "set_vm_memory_high_watermark", mark]).await;
+/// What the broker runs short of, by its own account.
+#[derive(Clone, Copy, Debug)]
+enum Alarm {
+    Memory,
+    Disk,
+}
+
+impl Alarm {
+    async fn set(self, servers: &Private, on: bool) {
+        let arguments = match (self, on) {
+            (Self::Memory, true) => ["-q", "set_vm_memory_high_watermark", "0"],
+            (Self::Memory, false) => ["-q", "set_vm_memory_high_watermark", "0.6"],
+            (Self::Disk, true) => ["-q", "set_disk_free_limit", "900000000000000"],
+            (Self::Disk, false) => ["-q", "set_disk_free_limit", "50MB"],
+        };
+        servers.rabbitmqctl(&arguments).await;
+    }
 }
 
 /// Puts commands into the queue while nobody takes them.
@@ -120,14 +164,17 @@ async fn send_updates(stage: &Stage, worker: &mut Worker, count: usize) -> Vec<R
     updates
 }
 
+#[rstest]
+#[case::memory(Alarm::Memory)]
+#[case::disk(Alarm::Disk)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn row_18_under_a_memory_alarm_acks_go_on_and_all_is_drained_after_it() {
+async fn row_18_under_an_alarm_acks_go_on_and_all_is_drained_after_it(#[case] alarm: Alarm) {
     let (servers, _turn) = private::shared().await;
     let stage = stage_on(servers).await;
     let mut worker = stage.worker().start().await;
     let subscriber = stage.subscriber().await;
     let updates = send_updates(&stage, &mut worker, 60).await;
-    alarm(servers, true).await;
+    alarm.set(servers, true).await;
     worker.respawn();
     let queue = stage.object("commands");
     eventually("all commands are carried out and acknowledged", async || {
@@ -142,7 +189,7 @@ async fn row_18_under_a_memory_alarm_acks_go_on_and_all_is_drained_after_it() {
     })
     .await;
     assert!(tables::outbox(&stage.pool).await > 0, "nothing could be published");
-    alarm(servers, false).await;
+    alarm.set(servers, false).await;
     eventually("the outbox is empty", async || match tables::outbox(&stage.pool).await {
         0 => Ok(()),
         count => Err(format!("{count}")),
@@ -168,7 +215,7 @@ async fn row_18_commands_pause_while_the_outbox_is_over_its_limit() {
     let mut worker =
         builder.env("ROSTER_PREFETCH", 5).env("ROSTER_BATCH", 5).env("ROSTER_LANES", 1).start().await;
     send_updates(&stage, &mut worker, 300).await;
-    alarm(servers, true).await;
+    Alarm::Memory.set(servers, true).await;
     worker.respawn();
     let connection = broker::connect_to(&stage.amqp_url, "roster-tests depth").await.unwrap();
     let queue = stage.object("commands");
@@ -179,7 +226,7 @@ async fn row_18_commands_pause_while_the_outbox_is_over_its_limit() {
         }
     })
     .await;
-    alarm(servers, false).await;
+    Alarm::Memory.set(servers, false).await;
     eventually("all are carried out", async || match tables::inbox(&stage.pool).await.len() {
         301 => Ok(()),
         count => Err(format!("{count}")),
@@ -187,15 +234,18 @@ async fn row_18_commands_pause_while_the_outbox_is_over_its_limit() {
     .await;
 }
 
+#[rstest]
+#[case::memory(Alarm::Memory)]
+#[case::disk(Alarm::Disk)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn row_18_an_alarm_in_mid_load_loses_and_repeats_nothing() {
+async fn row_18_an_alarm_in_mid_load_loses_and_repeats_nothing(#[case] alarm: Alarm) {
     let (servers, _turn) = private::shared().await;
     let stage = stage_on(servers).await;
     let mut worker = stage.worker().start().await;
     let run = Run::start(&stage, SMALL).await;
     run.reach(0.3).await;
-    alarm(servers, true).await;
+    alarm.set(servers, true).await;
     tokio::time::sleep(Duration::from_secs(3)).await;
-    alarm(servers, false).await;
+    alarm.set(servers, false).await;
     run.finish(&stage, &mut worker).await;
 }

@@ -14,15 +14,19 @@ mod support;
 
 mod bench;
 mod broker_faults;
+mod broker_limits;
 mod bulk;
 #[cfg(feature = "failpoints")]
 mod chaos;
 #[cfg(feature = "failpoints")]
 mod checker_bites;
 mod client;
+#[cfg(feature = "failpoints")]
+mod clocks;
 mod command_line;
 mod commands;
 mod crashes;
+mod crowd;
 mod database_faults;
 mod dead;
 mod directory;
@@ -38,3 +42,4 @@ mod postgres_faults;
 mod queries;
 mod schema;
 mod servers;
+mod unreadable;

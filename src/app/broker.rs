@@ -1,6 +1,7 @@
 //! Keeps the broker's sessions up: commands, what the broker parked, and queries, each on connections of its own.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use thiserror::Error;
@@ -10,7 +11,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::application::judge::Judge;
 use crate::config::{Settings, Topology as TopologyMode};
-use crate::infrastructure::rabbitmq::{BrokerError, Topology, connect};
+use crate::infrastructure::rabbitmq::{
+    BrokerError, Connection, Topology, connect, connect_mended, is_unreadable,
+};
 use crate::infrastructure::retry::Waits;
 use crate::interfaces::amqp::{Intake, Lanes, Session, SessionError, answer_queries, collect_parked};
 use crate::lifecycle::{Component, Health};
@@ -33,6 +36,13 @@ pub(super) enum Broken {
     Lost,
 }
 
+impl Broken {
+    /// Whether lapin could not read what the broker sent.
+    fn is_unreadable(&self) -> bool {
+        matches!(self, Self::Session(SessionError::Lapin(error)) if is_unreadable(error))
+    }
+}
+
 /// What the sessions share.
 #[derive(Clone)]
 pub(super) struct Broker {
@@ -42,6 +52,8 @@ pub(super) struct Broker {
     pub judge: Arc<Judge>,
     pub tracker: TaskTracker,
     pub stop: CancellationToken,
+    /// A message has come whose properties cannot be read, and would come again and again: from now on they are mended.
+    unreadable: Arc<AtomicBool>,
 }
 
 impl Broker {
@@ -58,6 +70,7 @@ impl Broker {
             judge: Arc::clone(judge),
             tracker: tracker.clone(),
             stop: stop.clone(),
+            unreadable: Arc::default(),
         }
     }
 
@@ -95,6 +108,15 @@ impl Broker {
         result
     }
 
+    /// A connection to consume on.
+    async fn consuming(&self, name: &str) -> Result<Connection, BrokerError> {
+        if self.unreadable.load(Ordering::Relaxed) {
+            connect_mended(&self.url, name).await
+        } else {
+            connect(&self.url, name).await
+        }
+    }
+
     /// Runs one session after the other until it is time to stop.
     async fn supervise<F: Future<Output = Result<(), Broken>>>(
         &self,
@@ -108,6 +130,12 @@ impl Broker {
                 Ok(()) => return,
                 Err(broken) => {
                     ::metrics::counter!(crate::metrics::BROKER_RECONNECTS).increment(1);
+                    if broken.is_unreadable() && !self.unreadable.swap(true, Ordering::Relaxed) {
+                        tracing::warn!(
+                            "a message has properties that are no UTF-8; such are mended from now on"
+                        );
+                        waits.reset();
+                    }
                     component.not_ready(broken.to_string());
                 }
             }
@@ -139,7 +167,7 @@ impl Broker {
         let run = || async {
             // A queue that was deleted meanwhile is declared again.
             self.topology().await?;
-            let consuming = connect(&self.url, "roster commands").await?;
+            let consuming = self.consuming("roster commands").await?;
             let replying = connect(&self.url, "roster replies").await?;
             let session = Session::open(consuming, replying).await?;
             sessions.send_replace(Some(Arc::clone(&session)));
@@ -170,7 +198,7 @@ impl Broker {
         let component = health.component("queries");
         let run = || async {
             self.topology().await?;
-            let connection = connect(&self.url, "roster queries").await?;
+            let connection = self.consuming("roster queries").await?;
             component.ready();
             let queue = self.named("queries");
             tokio::select! {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use argon2::password_hash::phc::{Output, PasswordHash as Phc, Salt};
 use argon2::{ARGON2ID_IDENT, Algorithm, Argon2, Block, Params, Version};
+use metrics::{counter, histogram};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
@@ -44,6 +45,7 @@ impl Argon2Passwords {
         &self,
         work: impl FnOnce(&Memory) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
+        let asked = Instant::now();
         let gone = |_| failure("the password threads have ended");
         let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(|_| failure("no more turns"))?;
         let memory = Arc::clone(&self.memory);
@@ -58,6 +60,8 @@ impl Argon2Passwords {
         })
         .await
         .map_err(gone)?;
+        counter!(crate::metrics::PASSWORD_HASHES).increment(1);
+        histogram!(crate::metrics::PASSWORD_HASH_SECONDS).record(asked.elapsed());
         if self.memory.warms_up() {
             let memory = Arc::clone(&self.memory);
             tokio::spawn(async move {

@@ -28,11 +28,12 @@ impl Waits {
         )
     }
 
-    /// Between tries to reach a server that is away: soon at first, and at most 4 s, so that a worker is back
-    /// within 5 s of the server.
+    /// Between tries to reach a server that is away: soon at first, and at most 1.5 s. To be back within 5 s of the
+    /// server, time must be left for what comes after: a broker that was killed lets connections in a while before
+    /// its queues have leaders again.
     #[must_use]
     pub fn for_servers() -> Self {
-        Self::new(Duration::from_millis(100), Duration::from_millis(2_600))
+        Self::new(Duration::from_millis(100), Duration::from_secs(1))
     }
 
     pub fn next_wait(&mut self) -> Duration {

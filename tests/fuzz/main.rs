@@ -18,7 +18,7 @@ mod run;
 mod verdict;
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use check::{COMMANDS, Checker, QUERIES};
 use input::{Input, Way};
@@ -69,12 +69,12 @@ fn a_line_of_the_corpus_is_read_as_it_was_written() {
 
 #[test]
 fn a_small_slice_breaks_no_rule() {
-    let seen = run::run(20_000, 1, 2, false);
+    let seen = run::run(20_000, 1, 2, None);
     report(&seen);
     assert!(seen.accepted > 1_000, "hardly anything is accepted, so hardly anything is tested");
 }
 
-/// `ROSTER_FUZZ_INPUTS`, `ROSTER_FUZZ_SEED`; with `ROSTER_FUZZ_KEEP` what is new goes into the corpus.
+/// `ROSTER_FUZZ_INPUTS`, `ROSTER_FUZZ_SECONDS` and `ROSTER_FUZZ_SEED` say how many; with `ROSTER_FUZZ_KEEP` what is new goes into the corpus.
 #[test]
 #[ignore = "takes as long as asked: scripts/fuzz"]
 fn as_many_as_asked() {
@@ -84,7 +84,8 @@ fn as_many_as_asked() {
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     eprintln!("{inputs} inputs on {threads} threads, seed {seed}");
     let begun = Instant::now();
-    let seen = run::run(inputs, seed, threads, true);
+    let until = number("ROSTER_FUZZ_SECONDS").map(|seconds| begun + Duration::from_secs(seconds));
+    let seen = run::run(inputs, seed, threads, until);
     eprintln!(
         "{} inputs in {:.0} s: {} accepted, {} verdicts, the largest body {} bytes, the slowest {:?}",
         seen.inputs,

@@ -90,8 +90,9 @@ pub fn one(checker: &Checker, input: &Input, thoroughly: bool) -> (Result<(Strin
     (if slow { Err(format!("took {took:?}")) } else { result }, took)
 }
 
-/// `inputs` mutants on `threads` threads. The same seed and number of threads give the same inputs.
-pub fn run(inputs: u64, seed: u64, threads: usize, progress: bool) -> Seen {
+/// `inputs` mutants on `threads` threads, or what is done of them by `until`. The same seed and number of threads give
+/// the same inputs.
+pub fn run(inputs: u64, seed: u64, threads: usize, until: Option<Instant>) -> Seen {
     let corpus = corpus();
     let share = inputs.div_ceil(threads as u64);
     std::thread::scope(|scope| {
@@ -99,7 +100,7 @@ pub fn run(inputs: u64, seed: u64, threads: usize, progress: bool) -> Seen {
             .map(|thread| {
                 let dice = Dice::new(seed.wrapping_mul(1_000_003).wrapping_add(thread as u64));
                 let pool = corpus.clone();
-                scope.spawn(move || breed(pool, dice, share, progress && thread == 0))
+                scope.spawn(move || breed(pool, dice, share, until))
             })
             .collect();
         let seen = threads.into_iter().map(|thread| thread.join().expect("the thread itself does not panic"));
@@ -107,13 +108,15 @@ pub fn run(inputs: u64, seed: u64, threads: usize, progress: bool) -> Seen {
     })
 }
 
-fn breed(mut pool: Vec<Input>, mut dice: Dice, inputs: u64, progress: bool) -> Seen {
+fn breed(mut pool: Vec<Input>, mut dice: Dice, inputs: u64, until: Option<Instant>) -> Seen {
     let checker = Checker::new();
     let (mut seen, mut known) = (Seen::default(), HashSet::new());
     pool.sort_by_key(|input| !checker.decoder.decode(input).accepted());
     let good = pool.iter().take_while(|input| checker.decoder.decode(input).accepted()).count();
-    let begun = Instant::now();
-    for n in 1..=inputs {
+    for _ in 0..inputs {
+        if until.is_some_and(|until| Instant::now() > until) {
+            break;
+        }
         let input = mutant(&mut dice, &pool, good);
         let thoroughly = dice.one_in(THOROUGHLY);
         let (result, took) = one(&checker, &input, thoroughly);
@@ -135,9 +138,6 @@ fn breed(mut pool: Vec<Input>, mut dice: Dice, inputs: u64, progress: bool) -> S
                     seen.verdicts.insert(verdict, input);
                 }
             }
-        }
-        if progress && n % 500_000 == 0 {
-            eprintln!("{n} on this thread, {:.0} s", begun.elapsed().as_secs_f64());
         }
     }
     seen

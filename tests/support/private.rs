@@ -101,6 +101,11 @@ impl Private {
         self.run("ctl", &arguments).await
     }
 
+    /// Evaluates an Erlang expression on the broker.
+    pub async fn eval(&self, expression: &str) -> String {
+        self.rabbitmqctl(&["-q", "eval", &format!("{expression}.")]).await
+    }
+
     /// Whatever an earlier test left: both run, and are awake.
     pub async fn both_up(&self) {
         for server in ["postgres", "rabbitmq"] {
@@ -108,8 +113,16 @@ impl Private {
         }
     }
 
-    /// Takes back what a test has set on Postgres.
+    /// Takes back what a test has set on either.
     pub async fn usual_settings(&self) {
+        let usual = [
+            "application:set_env(rabbit, consumer_timeout, 1800000)",
+            "application:set_env(rabbit, channel_tick_interval, 60000)",
+            "application:set_env(rabbit, dead_letter_worker_publisher_confirm_timeout, 180000)",
+            "rabbit_disk_monitor:set_disk_free_limit(\"50MB\")",
+            "vm_memory_monitor:set_vm_memory_high_watermark(0.6)",
+        ];
+        self.eval(&usual.join(", ")).await;
         let mut session = PgConnection::connect(&self.server_url).await.expect("the suite's own Postgres");
         for statement in
             ["set default_transaction_read_only = off", "alter system reset all", "select pg_reload_conf()"]

@@ -4,9 +4,13 @@
 
 use std::time::Duration;
 
+use lapin::runtime::default_runtime;
+use lapin::tcp::AMQPUriTcpExt as _;
 use lapin::uri::AMQPUri;
-use lapin::{Connection, ConnectionProperties};
+use lapin::{AsyncTcpStream, Connection, ConnectionProperties, ErrorKind};
 use thiserror::Error;
+
+use super::detour;
 
 /// For a connection to stand, and for a declaration to be answered.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -35,6 +39,33 @@ pub async fn connect(url: &str, name: &str) -> Result<Connection, BrokerError> {
     uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
     let properties = ConnectionProperties::default().with_connection_name(name.into());
     in_time(Connection::connect_uri(uri, properties)).await
+}
+
+/// As [`connect`], for a broker that sends what lapin cannot read: through a [detour](super::detour) that mends it.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_mended(url: &str, name: &str) -> Result<Connection, BrokerError> {
+    let mut uri: AMQPUri = url.parse().map_err(BrokerError::Url)?;
+    uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
+    let properties = ConnectionProperties::default().with_connection_name(name.into());
+    let connecting = Connection::connector(
+        uri,
+        default_runtime()?,
+        async |uri, runtime| {
+            let there = uri.connect_async(&runtime).await.map_err(lapin::Error::from)?;
+            let near = detour::to(there).await.map_err(lapin::Error::from)?;
+            AsyncTcpStream::connect(&runtime, vec![near]).await.map_err(lapin::Error::from)
+        },
+        properties,
+    );
+    in_time(connecting).await
+}
+
+/// Whether an error is that of a message that lapin cannot read. Whoever consumes it meets it again on each connection.
+#[must_use]
+pub fn is_unreadable(error: &lapin::Error) -> bool {
+    matches!(error.kind(), ErrorKind::ParsingError(_))
 }
 
 /// Bounds a call to the broker in time.

@@ -3,10 +3,12 @@
 pub mod load;
 
 mod connection;
+mod detour;
+mod mending;
 mod publisher;
 mod topology;
 
-pub use connection::{BrokerError, connect, in_time};
+pub use connection::{BrokerError, connect, connect_mended, in_time, is_unreadable};
 pub use lapin::Connection;
 pub use publisher::{EventPublisher, Sent};
 pub use topology::{Standing, Topology};

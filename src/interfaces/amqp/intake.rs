@@ -70,8 +70,9 @@ impl Intake {
             // Cancelled, not closed, while paused: closing would count every message in flight as delivered.
             let mut consumer = self.consume(&channel, pace).await?;
             gauge!(crate::metrics::CONSUMING).set(1.0);
-            let next = self.read(session, &acks, &mut consumer, pace).await?;
+            let next = self.read(session, &acks, &mut consumer, pace).await;
             gauge!(crate::metrics::CONSUMING).set(0.0);
+            let next = next?;
             let mut suspects = self.drain(session, &acks, &channel, consumer, pace).await?;
             pace = match next {
                 Next::Wait => pace,
