@@ -65,7 +65,14 @@ async fn properties_that_are_no_utf_8_hold_nothing_up() {
     let id = caller.create("ada").await;
     let query = caller.ask("user.get.v1", json!({ "id": id })).await;
     assert_eq!(query.data()["name"], "Ada");
+    assert_eq!(spoiler.reply(&bad[0]).await.refusal(), "BAD_REQUEST unknown_type");
+    assert!(spoiler.reply(&bad[2]).await.is_success());
+    assert_eq!(spoiler.reply(&bad[3]).await.refusal(), "BAD_REQUEST unsupported_content_type");
+    for _ in 0..2 {
+        let mended = spoiler.reply_within("(??????)", crate::support::PATIENCE).await;
+        assert!(mended.is_some(), "the command and the query are answered");
+    }
     crate::support::load::settled(&stage).await;
     worker.wait_ready().await;
-    eprintln!("{:?}", tables::failed(&stage.pool).await);
+    assert!(tables::failed(&stage.pool).await.is_empty(), "each could be told");
 }
