@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use crate::application::judge::Judge;
 use crate::config::{Settings, Topology as TopologyMode};
 use crate::infrastructure::rabbitmq::{
-    BrokerError, Connection, Topology, connect, connect_mended, is_unreadable,
+    BrokerError, Connection, Part, Topology, connect, connect_mended, is_unreadable,
 };
 use crate::infrastructure::retry::Waits;
 use crate::interfaces::amqp::{Intake, Lanes, Session, SessionError, answer_queries, collect_parked};
@@ -78,15 +78,16 @@ impl Broker {
         format!("{}.{part}", self.namespace)
     }
 
-    /// Declares or checks the broker's objects, as often as it takes to reach it.
+    /// Declares or checks the broker's objects, as often as it takes to reach it. What cannot be used at the
+    /// moment is left to the session that needs it.
     ///
     /// # Errors
     /// [`BrokerError::Mismatch`] and [`BrokerError::Url`], which no waiting mends. `Ok(false)`: told to stop.
     pub async fn prepare(&self, component: &Component) -> Result<bool, BrokerError> {
         let mut waits = Waits::for_servers();
         loop {
-            match self.topology().await {
-                Ok(()) => return Ok(true),
+            match self.topology(None).await {
+                Ok(()) | Err(BrokerError::Unavailable { .. }) => return Ok(true),
                 Err(error @ (BrokerError::Mismatch { .. } | BrokerError::Url(_))) => return Err(error),
                 Err(error) => component.not_ready(error.to_string()),
             }
@@ -96,12 +97,13 @@ impl Broker {
         }
     }
 
-    async fn topology(&self) -> Result<(), BrokerError> {
+    /// Of one part, or of all.
+    async fn topology(&self, part: Option<Part>) -> Result<(), BrokerError> {
         let connection = connect(&self.url, "roster set-up").await?;
         let topology = Topology::new(self.namespace.as_str());
         let result = match self.mode {
-            TopologyMode::Declare => topology.declare(&connection).await,
-            TopologyMode::Check => topology.check(&connection).await,
+            TopologyMode::Declare => topology.declare(&connection, part).await,
+            TopologyMode::Check => topology.check(&connection, part).await,
         };
         // It is not needed any more, whatever the answer.
         drop(connection.close(200, "done".into()).await);
@@ -165,8 +167,9 @@ impl Broker {
     ) {
         let component = health.component("commands");
         let run = || async {
-            // A queue that was deleted meanwhile is declared again.
-            self.topology().await?;
+            // A queue that was deleted meanwhile is declared again. That of the queries is not looked at: it has
+            // a home node, and while that is down commands go on.
+            self.topology(Some(Part::Commands)).await?;
             let consuming = self.consuming("roster commands").await?;
             let replying = connect(&self.url, "roster replies").await?;
             let session = Session::open(consuming, replying).await?;
@@ -197,7 +200,7 @@ impl Broker {
     pub async fn queries(self, health: Health) {
         let component = health.component("queries");
         let run = || async {
-            self.topology().await?;
+            self.topology(Some(Part::Queries)).await?;
             let connection = self.consuming("roster queries").await?;
             component.ready();
             let queue = self.named("queries");

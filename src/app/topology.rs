@@ -1,13 +1,13 @@
 //! What `roster topology` does.
 
 use crate::config::BrokerArgs;
-use crate::infrastructure::rabbitmq::{BrokerError, Connection, Standing, Topology, connect};
+use crate::infrastructure::rabbitmq::{BrokerError, Connection, Standing, State, Topology, connect};
 
 /// # Errors
 /// [`BrokerError`]
 pub async fn declare(broker: &BrokerArgs) -> Result<Vec<String>, BrokerError> {
     let (connection, topology) = open(broker).await?;
-    topology.declare(&connection).await?;
+    topology.declare(&connection, None).await?;
     Ok(vec!["everything stands".into()])
 }
 
@@ -18,11 +18,12 @@ pub async fn declare(broker: &BrokerArgs) -> Result<Vec<String>, BrokerError> {
 pub async fn show(broker: &BrokerArgs) -> Result<Vec<String>, BrokerError> {
     let (connection, topology) = open(broker).await?;
     let standing = topology.show(&connection).await?;
-    let line = |one: Standing| match (one.stands, one.queue) {
-        (false, _) => format!("{}: missing", one.object),
-        (true, None) => format!("{}: stands", one.object),
-        (true, Some((messages, consumers))) => {
-            format!("{}: stands, {messages} messages ready, {consumers} consumers", one.object)
+    let line = |Standing { object, state }| match state {
+        State::Missing => format!("{object}: missing"),
+        State::Unavailable(why) => format!("{object}: cannot be used at the moment: {why}"),
+        State::Stands { queue: None } => format!("{object}: stands"),
+        State::Stands { queue: Some((messages, consumers)) } => {
+            format!("{object}: stands, {messages} messages ready, {consumers} consumers")
         }
     };
     Ok(standing.into_iter().map(line).collect())

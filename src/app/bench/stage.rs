@@ -42,7 +42,7 @@ impl Stage {
     }
 
     async fn furnish(&self, users: u64) -> Result<(), BenchError> {
-        self.topology.declare(&self.connect("set-up").await?).await?;
+        self.topology.declare(&self.connect("set-up").await?, None).await?;
         self.database.add_users(0, users).await?;
         Ok(self.database.tidy().await?)
     }

@@ -26,8 +26,12 @@ pub enum BrokerError {
     Silent,
     #[error("RabbitMQ: {0}")]
     Lapin(#[from] lapin::Error),
+    /// No waiting mends it.
     #[error("{object} on the broker is not as Roster needs it: {why}")]
     Mismatch { object: String, why: String },
+    /// It stands, and comes back with the nodes that hold it.
+    #[error("{object} cannot be used at the moment: {why}")]
+    Unavailable { object: String, why: String },
 }
 
 /// Opens a connection that shows as `name` in the broker's lists.

@@ -11,4 +11,4 @@ mod topology;
 pub use connection::{BrokerError, connect, connect_mended, in_time, is_unreadable};
 pub use lapin::Connection;
 pub use publisher::{EventPublisher, Sent};
-pub use topology::{Standing, Topology};
+pub use topology::{Part, Standing, State, Topology};

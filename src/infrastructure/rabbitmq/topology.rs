@@ -3,6 +3,7 @@
 use lapin::options::{
     ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
 };
+use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Connection, ErrorKind, ExchangeKind};
 
@@ -21,6 +22,14 @@ pub struct Topology {
     namespace: String,
 }
 
+/// What is used together, and fails together: a queue whose node is down must not stop those who need another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Commands, what the broker parks of them, and the exchange that their events leave by.
+    Commands,
+    Queries,
+}
+
 /// One object, and how it should be.
 #[derive(Debug, Clone)]
 enum Object {
@@ -28,13 +37,22 @@ enum Object {
     Queue { name: String, arguments: FieldTable, bound_to: Option<String> },
 }
 
-/// Whether an object stands on the broker.
+/// An object, and how it stands on the broker.
 #[derive(Debug, Clone)]
 pub struct Standing {
     pub object: String,
-    /// Messages ready and consumers attached; for queues that stand.
-    pub queue: Option<(u32, u32)>,
-    pub stands: bool,
+    pub state: State,
+}
+
+#[derive(Debug, Clone)]
+pub enum State {
+    Stands {
+        /// Messages ready and consumers attached, of a queue.
+        queue: Option<(u32, u32)>,
+    },
+    Missing,
+    /// It stands on nodes that are down, or may not be looked at: why.
+    Unavailable(String),
 }
 
 impl Topology {
@@ -48,7 +66,7 @@ impl Topology {
     }
 
     /// In the order of declaration: what others refer to comes first.
-    fn objects(&self) -> Vec<Object> {
+    fn objects(&self) -> Vec<(Part, Object)> {
         let exchange = |part: &str, kind| Object::Exchange { name: self.named(part), kind };
         let mut dead = FieldTable::default();
         dead.insert("x-queue-type".into(), long("quorum"));
@@ -68,42 +86,57 @@ impl Topology {
             bound_to: Some(self.named(bound_to)),
         };
         vec![
-            exchange("dead", ExchangeKind::Fanout),
-            queue("dead", dead, "dead"),
-            exchange("commands", ExchangeKind::Topic),
-            queue("commands", commands, "commands"),
-            exchange("queries", ExchangeKind::Topic),
-            queue("queries", queries, "queries"),
-            exchange("events", ExchangeKind::Topic),
+            (Part::Commands, exchange("dead", ExchangeKind::Fanout)),
+            (Part::Commands, queue("dead", dead, "dead")),
+            (Part::Commands, exchange("commands", ExchangeKind::Topic)),
+            (Part::Commands, queue("commands", commands, "commands")),
+            (Part::Queries, exchange("queries", ExchangeKind::Topic)),
+            (Part::Queries, queue("queries", queries, "queries")),
+            (Part::Commands, exchange("events", ExchangeKind::Topic)),
         ]
     }
 
-    /// Declares what is missing.
+    /// Declares what is missing, of one part or, with `None`, of all.
     ///
     /// # Errors
-    /// [`BrokerError::Mismatch`] names the object that stands there otherwise.
-    pub async fn declare(&self, connection: &Connection) -> Result<(), BrokerError> {
-        self.each(connection, false).await
+    /// [`BrokerError::Mismatch`] names an object that stands there otherwise; [`BrokerError::Unavailable`] the
+    /// first that cannot be used at the moment, where all others are as they should be.
+    pub async fn declare(&self, connection: &Connection, part: Option<Part>) -> Result<(), BrokerError> {
+        self.each(connection, part, false).await
     }
 
-    /// Checks that everything stands as it should, and declares nothing.
+    /// Checks that everything stands, of one part or, with `None`, of all, and declares nothing.
     ///
     /// # Errors
-    /// [`BrokerError::Mismatch`] names the object that is missing or otherwise.
-    pub async fn check(&self, connection: &Connection) -> Result<(), BrokerError> {
-        self.each(connection, true).await
+    /// As [`Topology::declare`]; an object that is missing is a [`BrokerError::Mismatch`] too.
+    pub async fn check(&self, connection: &Connection, part: Option<Part>) -> Result<(), BrokerError> {
+        self.each(connection, part, true).await
     }
 
-    async fn each(&self, connection: &Connection, passive: bool) -> Result<(), BrokerError> {
-        for object in self.objects() {
-            // A mismatch closes the channel, so each object has its own.
-            let channel = in_time(connection.create_channel()).await?;
+    async fn each(
+        &self,
+        connection: &Connection,
+        part: Option<Part>,
+        passive: bool,
+    ) -> Result<(), BrokerError> {
+        let mut unavailable = Ok(());
+        for (of, object) in self.objects() {
+            if part.is_some_and(|part| part != of) {
+                continue;
+            }
             let label = object.label();
-            declare(&channel, object, passive).await.map_err(|error| mismatch(label, error))?;
-            // An error here is the channel's, which is not needed any more.
-            drop(channel.close(200, "done".into()).await);
+            match on_its_own(connection, async |channel| declare(channel, object, passive).await).await {
+                Ok(_) => {}
+                Err(error) => match told(label, error, passive) {
+                    // The others may be otherwise, which is the worse news.
+                    error @ BrokerError::Unavailable { .. } => unavailable = unavailable.and(Err(error)),
+                    // The connection went with what was told before.
+                    BrokerError::Lapin(_) if unavailable.is_err() => return unavailable,
+                    error => return Err(error),
+                },
+            }
         }
-        Ok(())
+        unavailable
     }
 
     /// What stands on the broker.
@@ -112,15 +145,20 @@ impl Topology {
     /// [`BrokerError`] where the broker does not answer.
     pub async fn show(&self, connection: &Connection) -> Result<Vec<Standing>, BrokerError> {
         let mut all = Vec::new();
-        for object in self.objects() {
-            let channel = in_time(connection.create_channel()).await?;
+        for (_, object) in self.objects() {
             let label = object.label();
-            let (stands, queue) = match declare(&channel, object, true).await {
-                Ok(queue) => (true, queue),
-                Err(BrokerError::Lapin(error)) if is_refusal(&error) => (false, None),
-                Err(error) => return Err(error),
+            let shown = on_its_own(connection, async |channel| declare(channel, object, true).await).await;
+            let state = match shown {
+                Ok(queue) => State::Stands { queue },
+                Err(BrokerError::Lapin(error)) if is_missing(&error) => State::Missing,
+                Err(error) => match told(label.clone(), error, true) {
+                    BrokerError::Unavailable { why, .. } | BrokerError::Mismatch { why, .. } => {
+                        State::Unavailable(why)
+                    }
+                    error => return Err(error),
+                },
             };
-            all.push(Standing { object: label, queue, stands });
+            all.push(Standing { object: label, state });
         }
         Ok(all)
     }
@@ -128,22 +166,33 @@ impl Topology {
     /// Deletes every object, with what is in the queues.
     ///
     /// # Errors
-    /// [`BrokerError`] where the broker does not answer or refuses.
+    /// [`BrokerError`] where the broker does not answer, or for the first object that it did not delete; the
+    /// others are gone then.
     pub async fn delete(&self, connection: &Connection) -> Result<Vec<String>, BrokerError> {
-        let channel = in_time(connection.create_channel()).await?;
         let mut deleted = Vec::new();
-        for object in self.objects().into_iter().rev() {
-            deleted.push(object.label());
-            match object {
+        let mut left = None;
+        for (_, object) in self.objects().into_iter().rev() {
+            let label = object.label();
+            let gone = on_its_own(connection, async |channel| match object {
                 Object::Exchange { name, .. } => {
-                    in_time(channel.exchange_delete(name.into(), ExchangeDeleteOptions::default())).await?;
+                    in_time(channel.exchange_delete(name.into(), ExchangeDeleteOptions::default())).await
                 }
                 Object::Queue { name, .. } => {
-                    in_time(channel.queue_delete(name.into(), QueueDeleteOptions::default())).await?;
+                    let delete = channel.queue_delete(name.into(), QueueDeleteOptions::default());
+                    in_time(delete).await.map(|_| ())
                 }
+            });
+            match gone.await {
+                Ok(()) => deleted.push(label),
+                Err(error) => match told(label, error, false) {
+                    error @ (BrokerError::Unavailable { .. } | BrokerError::Mismatch { .. }) => {
+                        left.get_or_insert(error);
+                    }
+                    error => return Err(error),
+                },
             }
         }
-        Ok(deleted)
+        left.map_or(Ok(deleted), Err)
     }
 }
 
@@ -154,6 +203,18 @@ impl Object {
             Self::Queue { name, .. } => format!("queue {name}"),
         }
     }
+}
+
+/// On a channel of its own, which a refusal closes.
+async fn on_its_own<T>(
+    connection: &Connection,
+    act: impl AsyncFnOnce(&lapin::Channel) -> Result<T, BrokerError>,
+) -> Result<T, BrokerError> {
+    let channel = in_time(connection.create_channel()).await?;
+    let done = act(&channel).await;
+    // An error here is the channel's, which is not needed any more.
+    drop(channel.close(200, "done".into()).await);
+    done
 }
 
 async fn declare(
@@ -186,17 +247,30 @@ async fn declare(
     }
 }
 
-fn is_refusal(error: &lapin::Error) -> bool {
-    matches!(error.kind(), ErrorKind::ProtocolError(_))
+/// What the broker's answer about one object means.
+fn told(object: String, error: BrokerError, passive: bool) -> BrokerError {
+    let BrokerError::Lapin(refusal) = &error else { return error };
+    let ErrorKind::ProtocolError(protocol) = refusal.kind() else { return error };
+    let why = protocol.get_message().to_string();
+    match protocol.kind() {
+        // A broker that is being stopped says so to everybody.
+        AMQPErrorKind::Hard(AMQPHardError::CONNECTIONFORCED) => error,
+        // Too few nodes of a cluster to make a quorum queue on.
+        AMQPErrorKind::Hard(AMQPHardError::INTERNALERROR) => BrokerError::Unavailable { object, why },
+        // A queue whose node is down is "not found" too.
+        AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND) if !passive || !is_missing(refusal) => {
+            BrokerError::Unavailable { object, why }
+        }
+        _ => BrokerError::Mismatch { object, why },
+    }
 }
 
-fn mismatch(object: String, error: BrokerError) -> BrokerError {
-    match error {
-        BrokerError::Lapin(error) if is_refusal(&error) => {
-            BrokerError::Mismatch { object, why: error.to_string() }
-        }
-        other => other,
-    }
+/// Whether the broker knows of no such object. The code says the same of a queue that cannot be reached, so this
+/// goes by the text.
+fn is_missing(error: &lapin::Error) -> bool {
+    let ErrorKind::ProtocolError(protocol) = error.kind() else { return false };
+    let text = protocol.get_message().as_str();
+    text.contains("no queue '") || text.contains("no exchange '")
 }
 
 fn long(text: &str) -> AMQPValue {
