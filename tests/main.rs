@@ -23,6 +23,7 @@ mod checker_bites;
 mod client;
 #[cfg(feature = "failpoints")]
 mod clocks;
+mod cluster;
 mod command_line;
 mod commands;
 mod crashes;

@@ -6,16 +6,21 @@ use lapin::options::{
     BasicGetOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
+use rstest::rstest;
 use serde_json::json;
 
 use crate::support::run::{MIX, Run};
 use crate::support::{Stage, eventually, tables};
 
+#[rstest]
+#[case("commands")]
+#[case("queries")]
+#[case("dead")]
 #[tokio::test]
-async fn a_queue_that_stands_with_other_arguments_is_a_clear_error_at_start() {
+async fn a_queue_that_stands_with_other_arguments_is_a_clear_error_at_start(#[case] queue: &str) {
     let stage = Stage::new().await;
     let caller = stage.anonymous().await;
-    let queue = stage.object("commands");
+    let queue = stage.object(queue);
     let declare = caller.channel.queue_declare(
         queue.as_str().into(),
         QueueDeclareOptions::durable(),

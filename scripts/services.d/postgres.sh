@@ -104,9 +104,10 @@ pg_kill() {
   gone "$pid" 10 || die "the private Postgres $1/$2 (process $pid) does not die"
 }
 
-# pg_standby <name>: a copy of the primary that follows it.
+# pg_standby <name>: a copy of the primary that follows it. From then on a commit waits for both, so that
+# none that was confirmed is lost with the primary; and none is confirmed while the standby is away.
 pg_standby() {
-  local name=$1 home
+  local name=$1 home port sql
   [ -e "$STATE/$name/postgres.made" ] || die "no private Postgres '$name': scripts/services private up $name"
   if [ ! -e "$STATE/$name/standby.made" ]; then
     rm -rf "$STATE/$name/standby"
@@ -117,9 +118,18 @@ pg_standby() {
       -D "$home/data" -R -X stream -c fast >"$STATE/$name/basebackup.log" 2>&1 ||
       { cat "$STATE/$name/basebackup.log" >&2; die "pg_basebackup failed"; }
     pg_settings "$name" standby | as_postgres tee -a "$home/data/postgresql.conf" >/dev/null
+    # It has no standby of its own to wait for once it is promoted.
+    as_postgres sed -i '/^synchronous_standby_names/d' "$home/data/postgresql.auto.conf"
     touch "$STATE/$name/standby.made"
   fi
   pg_start "$name" standby
+  port=$(<"$STATE/$name/postgres.port")
+  for sql in "alter system set synchronous_standby_names = 'standby'" 'select pg_reload_conf()'; do
+    pg_talk 127.0.0.1 "$port" postgres "$sql" || die "the primary of $name refused: $sql"
+  done
+  sql="select 1 / count(*) from pg_stat_replication where sync_state = 'sync'"
+  until_ready 60 "$(pg_pid "$name" standby)" "$(pg_home "$name" standby)/log" pg_talk 127.0.0.1 "$port" postgres "$sql" ||
+    die "the standby of $name does not follow its primary"
 }
 
 pg_promote() {

@@ -136,21 +136,17 @@ rabbit_cluster() {
   done
 }
 
-# rabbit_partition <name> <node>: the others refuse its cookie and it refuses theirs; nothing else is cut,
-# so that its clients still reach it.
+# rabbit_partition <name> <node>: it refuses the others' cookie; nothing else is cut, so that its clients still
+# reach it. In one go: cut off from one after the other, it would be in a partial partition for a while, and
+# RabbitMQ ends one by pausing nodes of the majority too.
 rabbit_partition() {
-  local name=$1 node=$2 other
+  local name=$1 node=$2 other others=
   for other in $(nodes_of "$name"); do
-    [ "$other" != "$node" ] || continue
-    cut_off "$name" "$other" "$node"
-    cut_off "$name" "$node" "$other"
+    [ "$other" = "$node" ] || others+="${others:+, }'$(rabbit_node "$name" "$other")'"
   done
+  rabbit_ctl "$name" "$node" -q eval "Others = [$others],
+    [erlang:set_cookie(N, cut_off) || N <- Others], [erlang:disconnect_node(N) || N <- Others]." >/dev/null
   say "cut $node of $name off"
-}
-
-# cut_off <name> <node> <from>
-cut_off() {
-  rabbit_ctl "$1" "$2" -q eval "N = '$(rabbit_node "$1" "$3")', erlang:set_cookie(N, cut_off_$2), erlang:disconnect_node(N)." >/dev/null
 }
 
 # rabbit_heal <name>

@@ -105,6 +105,14 @@ pub enum Unavailable {
         /// The object's name.
         object: String,
     },
+    /// A queue is there, on a node that is down: it comes back with the node.
+    #[error("`{object}` cannot be used at the moment: {source}")]
+    Unreachable {
+        /// The object's name.
+        object: String,
+        /// What the broker says.
+        source: lapin::Error,
+    },
     /// The command queue is full, or cannot store.
     #[error("the broker refuses to take more into `{object}`")]
     Full {

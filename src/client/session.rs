@@ -14,7 +14,8 @@ use lapin::options::{
 };
 use lapin::types::{FieldTable, ShortString};
 use lapin::{
-    BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Consumer, ExchangeKind,
+    BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Consumer, ErrorKind,
+    ExchangeKind,
 };
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -122,6 +123,9 @@ impl Session {
                 tracing::debug!(%error, "the connection ended during a look at the topology");
                 Ok(())
             }
+            Err(error) if is_unreachable(&error) => {
+                Err(Unavailable::Unreachable { object: lane.to_string(), source: error })
+            }
             Err(_) => Err(Unavailable::Missing { object: lane.to_string() }),
         }
     }
@@ -175,6 +179,14 @@ impl Session {
         }
         let channel = self.connection.create_channel().await;
         channel.map_err(|source| Unavailable::Broker { host: host.to_owned(), source })
+    }
+}
+
+/// Whether a queue is there on a node that is down: "not found" too, and told from one that nobody made by the text.
+fn is_unreachable(error: &lapin::Error) -> bool {
+    match error.kind() {
+        ErrorKind::ProtocolError(protocol) => protocol.get_message().as_str().contains("is down"),
+        _ => false,
     }
 }
 

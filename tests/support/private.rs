@@ -10,6 +10,8 @@ use sqlx::{Connection, PgConnection, raw_sql};
 use tokio::sync::{Mutex, MutexGuard};
 use uuid::Uuid;
 
+use super::broker;
+
 /// A Postgres and a RabbitMQ under `scripts/services private`.
 #[derive(Debug)]
 pub struct Private {
@@ -43,9 +45,18 @@ impl Private {
         servers
     }
 
+    /// Three RabbitMQ nodes in one cluster, `rabbitmq1` to `rabbitmq3`, and their addresses; no Postgres.
+    pub fn cluster() -> (Self, [String; 3]) {
+        let mut servers = Self::prepare();
+        let urls = servers.run_now(&["cluster", &servers.name]);
+        servers.amqp_url = exported(&urls, "AMQP_URL");
+        let nodes = [1, 2, 3].map(|node| broker::address(&exported(&urls, &format!("AMQP_URL_{node}"))));
+        (servers, nodes)
+    }
+
     /// A name and a folder; nothing runs yet, and whatever will is taken down at the end.
     #[expect(clippy::zombie_processes, reason = "the watcher outlives this process")]
-    pub fn prepare() -> Self {
+    fn prepare() -> Self {
         let name = format!("t{}", &Uuid::new_v4().simple().to_string()[..12]);
         let state = std::env::temp_dir().join(format!("roster-private-{name}"));
         let servers = Self { name, state, amqp_url: String::new(), server_url: String::new() };

@@ -35,7 +35,8 @@ struct Faults {
 
 #[derive(Debug)]
 struct State {
-    upstream: Mutex<String>,
+    /// The first that lets us in is forwarded to.
+    upstreams: Mutex<Vec<String>>,
     faults: watch::Sender<Faults>,
     /// Bytes that may still pass, on all connections together, before one is cut.
     budget: Mutex<Option<usize>>,
@@ -54,10 +55,15 @@ pub struct Proxy {
 impl Proxy {
     /// Listens on a free port of the loopback and forwards to `upstream` (`host:port`).
     pub async fn start(upstream: &str) -> Self {
+        Self::before(vec![upstream.to_owned()]).await
+    }
+
+    /// As a load balancer does: each connection goes to the first of `upstreams` that takes it.
+    pub async fn before(upstreams: Vec<String>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("the port's number");
         let state = Arc::new(State {
-            upstream: Mutex::new(upstream.to_owned()),
+            upstreams: Mutex::new(upstreams),
             faults: watch::Sender::new(Faults::default()),
             budget: Mutex::new(None),
             accepted: watch::Sender::new(0),
@@ -103,7 +109,7 @@ impl Proxy {
 
     /// Forwards new connections to another server.
     pub fn switch(&self, upstream: &str) {
-        upstream.clone_into(&mut self.state.upstream.lock().expect("the upstream"));
+        *self.state.upstreams.lock().expect("the upstreams") = vec![upstream.to_owned()];
     }
 
     /// Ends every fault; stranded and reset connections stay lost.
@@ -146,10 +152,10 @@ async fn accept(listener: TcpListener, state: Arc<State>) {
 
 async fn serve(mut client: TcpStream, state: Arc<State>) {
     let at_start = state.faults.borrow().clone();
-    let upstream = state.upstream.lock().expect("the upstream").clone();
+    let upstreams = state.upstreams.lock().expect("the upstreams").clone();
     let server = match at_start.refuse {
         true => None,
-        false => TcpStream::connect(upstream).await.ok(),
+        false => first_of(upstreams).await,
     };
     let Some(mut server) = server else {
         let _ = client.set_zero_linger();
@@ -179,6 +185,15 @@ async fn serve(mut client: TcpStream, state: Arc<State>) {
             pending().await
         }
     }
+}
+
+async fn first_of(upstreams: Vec<String>) -> Option<TcpStream> {
+    for upstream in upstreams {
+        if let Ok(server) = TcpStream::connect(upstream).await {
+            return Some(server);
+        }
+    }
+    None
 }
 
 /// How a connection came to its end.
@@ -390,5 +405,15 @@ mod tests {
         proxy.switch(&echo_server().await);
         let mut next = TcpStream::connect(proxy.address).await.unwrap();
         assert!(echoes(&mut next, b"elsewhere").await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn of_several_it_takes_the_first_that_is_there() {
+        let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let gone = nobody.local_addr().unwrap().to_string();
+        drop(nobody);
+        let proxy = Proxy::before(vec![gone, echo_server().await]).await;
+        let mut stream = TcpStream::connect(proxy.address).await.unwrap();
+        assert!(echoes(&mut stream, b"the second").await.unwrap());
     }
 }

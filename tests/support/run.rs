@@ -1,7 +1,8 @@
 //! A seeded load on a stage from its first command to the checker's verdict.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use super::checker::{Report, judge};
 use super::history::Sample;
@@ -18,6 +19,8 @@ pub struct Run {
     pub plan: Plan,
     load: Arc<Load>,
     driving: tokio::task::JoinHandle<()>,
+    /// Ends a steady load.
+    stop: Arc<AtomicBool>,
     subscriber: Subscriber,
 }
 
@@ -43,7 +46,46 @@ impl Run {
             let (load, steps) = (Arc::clone(&load), plan.steps.clone());
             tokio::spawn(async move { load.drive(&steps, 48).await })
         };
-        Self { plan, load, driving, subscriber }
+        Self { plan, load, driving, stop: Arc::default(), subscriber }
+    }
+
+    /// A load that goes on at `rate` commands per second until it is judged. The subscriber's queue outlives a
+    /// node of the broker.
+    pub async fn steady(stage: &Stage, mix: Mix, rate: u32) -> Self {
+        let seed = seed();
+        eprintln!("seed {seed}: ROSTER_TEST_SEED={seed} repeats it");
+        let plan = plan(seed, mix, Some(broker::user_in(&stage.amqp_url)));
+        let subscriber = stage.replicated_subscriber().await;
+        let load = Arc::new(Load::new(stage, seed));
+        load.drive(&plan.creations, 8).await;
+        let stop = Arc::<AtomicBool>::default();
+        let driving = {
+            let (load, steps, stop) = (Arc::clone(&load), plan.steps.clone(), Arc::clone(&stop));
+            tokio::spawn(async move { load.drive_until(&steps, 64, rate, &stop).await })
+        };
+        Self { plan, load, driving, stop, subscriber }
+    }
+
+    /// Waits until `count` more commands are done.
+    pub async fn more(&self, count: usize) {
+        self.load.wait_done(self.load.done.load(Ordering::Relaxed) + count).await;
+    }
+
+    /// The longest time without a command done, while something happens.
+    pub async fn longest_pause<T>(&self, happening: impl Future<Output = T>) -> (T, Duration) {
+        let done = || self.load.done.load(Ordering::Relaxed);
+        let (mut seen, mut since, mut longest) = (done(), Instant::now(), Duration::ZERO);
+        let mut happening = std::pin::pin!(happening);
+        loop {
+            tokio::select! {
+                happened = &mut happening => return (happened, longest.max(since.elapsed())),
+                () = tokio::time::sleep(Duration::from_millis(10)) => {}
+            }
+            if done() > seen {
+                longest = longest.max(since.elapsed());
+                (seen, since) = (done(), Instant::now());
+            }
+        }
     }
 
     /// Waits until this part of the load is done.
@@ -73,6 +115,7 @@ impl Run {
 
     /// Waits for the rest, reads everything back and says what the checker finds.
     pub async fn report(self, stage: &Stage, worker: &mut Worker) -> Report {
+        self.stop.store(true, Ordering::Relaxed);
         self.driving.await.expect("every command was seen through");
         let load = Arc::into_inner(self.load).expect("the load is over");
         report(load, &self.plan, &self.subscriber, stage, worker).await

@@ -90,9 +90,18 @@ impl Stage {
 
     /// A subscriber to every event from now on.
     pub async fn subscriber(&self) -> Subscriber {
+        self.subscribe(false).await
+    }
+
+    /// The same with a queue that outlives a node of the broker.
+    pub async fn replicated_subscriber(&self) -> Subscriber {
+        self.subscribe(true).await
+    }
+
+    async fn subscribe(&self, replicated: bool) -> Subscriber {
         let queue = format!("{}.watch.{}", self.namespace, Uuid::new_v4().simple());
         self.remember_queue(&queue);
-        Subscriber::start(&self.amqp_url, &self.namespace, &queue).await
+        Subscriber::start(&self.amqp_url, &self.namespace, &queue, replicated).await
     }
 
     /// A queue to be deleted with the stage.

@@ -9,7 +9,7 @@ use futures_util::StreamExt;
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
 };
-use lapin::types::FieldTable;
+use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, ExchangeKind};
 use serde_json::Value;
 use tokio::sync::oneshot;
@@ -37,8 +37,9 @@ pub struct Subscriber {
 }
 
 impl Subscriber {
-    /// Subscribed when it returns: every event published from here on is seen.
-    pub async fn start(url: &str, namespace: &str, queue: &str) -> Self {
+    /// Subscribed when it returns: every event published from here on is seen. `replicated`: with a quorum
+    /// queue, which outlives a node.
+    pub async fn start(url: &str, namespace: &str, queue: &str, replicated: bool) -> Self {
         let seen = Arc::<Mutex<Vec<Seen>>>::default();
         let (ready, subscribed) = oneshot::channel();
         let task = {
@@ -47,7 +48,7 @@ impl Subscriber {
             tokio::spawn(async move {
                 let mut ready = Some(ready);
                 loop {
-                    let _ = follow(&url, &namespace, &queue, &seen, &mut ready).await;
+                    let _ = follow(&url, &namespace, (&queue, replicated), &seen, &mut ready).await;
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             })
@@ -97,7 +98,7 @@ impl Drop for Subscriber {
 async fn follow(
     url: &str,
     namespace: &str,
-    queue: &str,
+    (queue, replicated): (&str, bool),
     seen: &Mutex<Vec<Seen>>,
     ready: &mut Option<oneshot::Sender<()>>,
 ) -> lapin::Result<()> {
@@ -107,7 +108,11 @@ async fn follow(
     let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
     let none = FieldTable::default;
     channel.exchange_declare(exchange.as_str().into(), ExchangeKind::Topic, durable, none()).await?;
-    channel.queue_declare(queue.into(), QueueDeclareOptions::durable(), none()).await?;
+    let mut arguments = none();
+    if replicated {
+        arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+    }
+    channel.queue_declare(queue.into(), QueueDeclareOptions::durable(), arguments).await?;
     channel
         .queue_bind(queue.into(), exchange.as_str().into(), "#".into(), QueueBindOptions::default(), none())
         .await?;
