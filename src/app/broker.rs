@@ -15,7 +15,7 @@ use crate::infrastructure::rabbitmq::{
     BrokerError, Connection, Part, Topology, connect, connect_mended, is_unreadable,
 };
 use crate::infrastructure::retry::Waits;
-use crate::interfaces::amqp::{Intake, Lanes, Session, SessionError, answer_queries, collect_parked};
+use crate::interfaces::amqp::{Dial, Intake, Lanes, Session, SessionError, answer_queries, collect_parked};
 use crate::lifecycle::{Component, Health};
 
 /// A session that lasted this long was a good one: the next try comes soon.
@@ -171,8 +171,7 @@ impl Broker {
             // a home node, and while that is down commands go on.
             self.topology(Some(Part::Commands)).await?;
             let consuming = self.consuming("roster commands").await?;
-            let replying = connect(&self.url, "roster replies").await?;
-            let session = Session::open(consuming, replying).await?;
+            let session = Session::open(consuming, dial(&self.url, "roster replies")).await?;
             sessions.send_replace(Some(Arc::clone(&session)));
             component.ready();
             let dead = self.named("dead");
@@ -202,17 +201,27 @@ impl Broker {
         let run = || async {
             self.topology(Some(Part::Queries)).await?;
             let connection = self.consuming("roster queries").await?;
+            let answering = dial(&self.url, "roster answers");
             component.ready();
             let queue = self.named("queries");
+            let answer =
+                answer_queries(&connection, answering, &queue, &self.judge, &self.tracker, &self.stop);
             tokio::select! {
-                result = answer_queries(&connection, &queue, &self.judge, &self.tracker, &self.stop) => {
-                    Ok(result?)
-                }
+                result = answer => Ok(result?),
                 () = lost(|| connection.status().connected()) => Err(Broken::Lost),
             }
         };
         self.supervise(component.clone(), run).await;
     }
+}
+
+/// How more connections of that name are opened.
+pub(super) fn dial(url: &str, name: &'static str) -> Dial {
+    let url = url.to_owned();
+    Dial::new(move || {
+        let url = url.clone();
+        async move { connect(&url, name).await.map_err(|error| error.to_string()) }
+    })
 }
 
 /// Returns once a connection is seen to be gone.

@@ -52,7 +52,7 @@ impl<O: Outbox> RelayLoop<O> {
     }
 
     async fn at_the_broker(&self, component: &Component, waits: &mut Waits) -> Result<(), TermEnd> {
-        let connection = connect(&self.url, "roster events").await?;
+        let connection = Arc::new(connect(&self.url, "roster events").await?);
         while !self.stop.is_cancelled() {
             if !connection.status().connected() {
                 return Err(BrokerError::Silent.into());

@@ -62,6 +62,7 @@ pub async fn serve_term<O: Outbox>(
         left: 0,
         progress: FuturesUnordered::new(),
         done: Vec::new(),
+        refused: false,
     };
     let mut heartbeat = tokio::time::interval(HEARTBEAT);
     heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -79,6 +80,10 @@ pub async fn serve_term<O: Outbox>(
         }
         while let Some(Some(progress)) = term.progress.next().now_or_never() {
             term.advance(progress)?;
+        }
+        if std::mem::take(&mut term.refused) {
+            // It may be the channel that refuses, and not a subscriber's queue.
+            publisher.renew().await?;
         }
         if term.done.len() >= DELETE || (term.left == 0 && !term.done.is_empty()) {
             term.delete(leader).await?;
@@ -121,6 +126,8 @@ struct Term<'a> {
     left: usize,
     progress: FuturesUnordered<Pending<'static, Progress>>,
     done: Vec<i64>,
+    /// An event was refused since this was last looked at.
+    refused: bool,
 }
 
 impl Term<'_> {
@@ -191,12 +198,13 @@ impl Term<'_> {
         let [first, last] = REFUSED_AGAIN;
         let wait = first.saturating_mul(1 << outgoing.refusals.min(10)).min(last);
         outgoing.refusals += 1;
+        self.refused = true;
         if let Some(event) = outgoing.event() {
             counter!(crate::metrics::EVENTS_NACKED).increment(1);
             tracing::warn!(
                 routing_key = %event.kind,
                 refusals = outgoing.refusals,
-                "the broker refused an event: some subscriber's queue is full; it will be sent again"
+                "the broker refused an event: some subscriber's queue is full or away; it will be sent again"
             );
         }
         self.progress.push(Box::pin(async move {

@@ -121,8 +121,14 @@ impl Load {
             };
             let index = self.note(step, &request, link.number);
             let caller = &link.caller;
-            let confirmed = confirm(caller, &request).await;
+            let taken = confirm(caller, &request).await;
+            let confirmed = taken == Some(true);
             self.edit(index, |sent| sent.confirmed = confirmed);
+            if taken == Some(false) {
+                // As callers should: it may be this channel alone that is refused.
+                self.forget(&link).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
             if confirmed && request.reply_to.is_none() {
                 return;
             }
@@ -154,7 +160,7 @@ impl Load {
         link.clone()
     }
 
-    /// Where a connection died, its reply queue died with it, and no answer is due any more.
+    /// Where a connection died or is given up, its reply queue goes with it, and no answer is due any more.
     async fn forget(&self, gone: &Link) {
         self.take_stragglers(&gone.caller);
         {
@@ -311,11 +317,12 @@ async fn queues(stage: &Stage) -> Vec<Queue> {
     queues
 }
 
-async fn confirm(caller: &Caller, request: &Request) -> bool {
+/// Whether the broker took it; `None` where it did not say.
+async fn confirm(caller: &Caller, request: &Request) -> Option<bool> {
     let publish = async { caller.publish(request).await?.await };
     match tokio::time::timeout(ATTEMPT, publish).await {
-        Ok(Ok(confirm)) => confirm.is_ack(),
-        _ => false,
+        Ok(Ok(confirm)) => Some(confirm.is_ack()),
+        _ => None,
     }
 }
 

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use uuid::Uuid;
 
 use super::BenchError;
+use crate::app::broker::dial;
 use crate::application::message::RawMessage;
 use crate::application::ports::NewEvent;
 use crate::config::BrokerArgs;
@@ -54,10 +55,10 @@ pub async fn act(part: Part, broker: &BrokerArgs) -> Result<(), BenchError> {
     match part {
         Part::Pipe => {
             // Kept until the end: a connection closes when it is dropped.
-            let publishing = connect(url, "roster bench events").await?;
+            let publishing = Arc::new(connect(url, "roster bench events").await?);
             let publisher = EventPublisher::open(&publishing, namespace, "urn:roster:schema:").await?;
             let events = Arc::new(Events { publisher, turn: Mutex::new(()) });
-            let session = Session::open(connection, connect(url, "roster bench replies").await?).await?;
+            let session = Session::open(connection, dial(url, "roster bench replies")).await?;
             let queue = format!("{namespace}.commands");
             pass_through(session, &queue, PREFETCH, events, &stop).await?;
         }

@@ -1,11 +1,13 @@
 //! Publishes events, each confirmed by the broker.
 
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Confirmation, Connection};
+use parking_lot::Mutex;
 
 use super::connection::{BrokerError, in_time};
 use crate::application::dto::render;
@@ -14,11 +16,15 @@ use crate::application::ports::{NewEvent, Pending};
 /// For the broker to confirm one event.
 const CONFIRM_WITHIN: Duration = Duration::from_secs(10);
 const PERSISTENT: u8 = 2;
+/// A channel is given up at the earliest after this.
+const YOUNG: Duration = Duration::from_secs(1);
 
 /// A channel that carries events alone, so that nobody else's mistake closes it.
 #[derive(Debug)]
 pub struct EventPublisher {
-    channel: Channel,
+    connection: Arc<Connection>,
+    /// With when it was opened.
+    channel: Mutex<(Channel, Instant)>,
     exchange: ShortString,
     source: String,
     schema_base: String,
@@ -38,18 +44,32 @@ impl EventPublisher {
     /// # Errors
     /// [`BrokerError`]
     pub async fn open(
-        connection: &Connection,
+        connection: &Arc<Connection>,
         namespace: &str,
         schema_base: &str,
     ) -> Result<Self, BrokerError> {
-        let channel = in_time(connection.create_channel()).await?;
-        in_time(channel.confirm_select(ConfirmSelectOptions::default())).await?;
         Ok(Self {
-            channel,
+            connection: Arc::clone(connection),
+            channel: Mutex::new((confirming(connection).await?, Instant::now())),
             exchange: format!("{namespace}.events").into(),
             source: format!("/{namespace}"),
             schema_base: schema_base.to_owned(),
         })
+    }
+
+    /// Goes on with another channel, unless this one is young; what is in flight is still confirmed on the old
+    /// one. For a channel that refuses: of a queue whose leader was down when the channel first published to it,
+    /// RabbitMQ 3.10 refuses everything on that channel until that node is back, whoever leads it now.
+    ///
+    /// # Errors
+    /// [`BrokerError`]
+    pub async fn renew(&self) -> Result<(), BrokerError> {
+        if self.channel.lock().1.elapsed() < YOUNG {
+            return Ok(());
+        }
+        let fresh = confirming(&self.connection).await?;
+        *self.channel.lock() = (fresh, Instant::now());
+        Ok(())
     }
 
     /// Hands an event to the broker, after every event that was handed over before; the future tells what became
@@ -69,7 +89,8 @@ impl EventPublisher {
             properties = properties.with_headers(headers);
         }
         let body = render(event, &self.source, &self.schema_base);
-        let (channel, exchange, key) = (self.channel.clone(), self.exchange.clone(), (&*event.kind).into());
+        let channel = self.channel.lock().0.clone();
+        let (exchange, key) = (self.exchange.clone(), (&*event.kind).into());
         let mut sent: Pending<'static, Sent> = Box::pin(async move {
             let confirmed = async {
                 let options = BasicPublishOptions::default();
@@ -88,4 +109,10 @@ impl EventPublisher {
             Poll::Pending => sent,
         }
     }
+}
+
+async fn confirming(connection: &Connection) -> Result<Channel, BrokerError> {
+    let channel = in_time(connection.create_channel()).await?;
+    in_time(channel.confirm_select(ConfirmSelectOptions::default())).await?;
+    Ok(channel)
 }

@@ -1,6 +1,7 @@
 //! Commands and queries in, replies and acknowledgements out.
 
 mod acks;
+mod dial;
 mod intake;
 mod lanes;
 mod parked;
@@ -11,6 +12,7 @@ mod session;
 mod settle;
 mod wire;
 
+pub use dial::Dial;
 pub use intake::{Flow, Intake};
 pub use lanes::{Gate, Lanes, LanesConfig};
 pub use parked::collect_parked;

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::acks::Acks;
+use super::dial::Dial;
 use super::replies::{Outgoing, publish_on};
 use super::session::SessionError;
 use super::wire::{self, reply_properties};
@@ -25,20 +26,21 @@ use crate::application::message::Trace;
 /// How many queries are answered at a time.
 const PREFETCH: u16 = 256;
 
-/// Consumes `queue` until `stop` is cancelled or the connection breaks.
+/// Consumes `queue` until `stop` is cancelled or the connection breaks. Answers leave by a connection of their
+/// own, which is opened anew where the broker has closed it over one of them.
 ///
 /// # Errors
 /// [`SessionError`]: the connection is to be opened anew.
 pub async fn answer_queries(
     connection: &Connection,
+    answering: Dial,
     queue: &str,
     judge: &Arc<Judge>,
     tracker: &TaskTracker,
     stop: &CancellationToken,
 ) -> Result<(), SessionError> {
     let channel = connection.create_channel().await?;
-    // A reply that closes its channel must not take the consumer along.
-    let answers = connection.create_channel().await?;
+    let mut answers = Answers::open(&answering).await?;
     channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
     let mut consumer = channel
         .basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default())
@@ -52,11 +54,26 @@ pub async fn answer_queries(
             },
             () = stop.cancelled() => return Ok(()),
         };
-        if !answers.status().connected() {
-            return Err(SessionError::Cancelled(queue.to_owned()));
+        if !answers.channel.status().connected() {
+            answers = Answers::open(&answering).await?;
         }
-        let (acks, answers, judge) = (acks.clone(), answers.clone(), Arc::clone(judge));
+        let (acks, answers, judge) = (acks.clone(), answers.channel.clone(), Arc::clone(judge));
         tracker.spawn(async move { answer(delivery, &acks, &answers, &judge).await });
+    }
+}
+
+/// Where answers leave: one that closes its channel, or its connection, does not take the consumer along.
+struct Answers {
+    /// Kept, because it closes when it is dropped.
+    _connection: Connection,
+    channel: Channel,
+}
+
+impl Answers {
+    async fn open(answering: &Dial) -> Result<Self, SessionError> {
+        let connection = answering.connect().await.map_err(SessionError::NoReplies)?;
+        let channel = connection.create_channel().await?;
+        Ok(Self { _connection: connection, channel })
     }
 }
 

@@ -1,18 +1,30 @@
-//! Publishes replies on a channel of their own, each within a time limit.
+//! Publishes replies on a connection of their own, each within a time limit.
+//!
+//! RabbitMQ 3.10 closes the whole connection (541) over a direct reply to a caller whose node has left the
+//! cluster. So replies that went down with their connection are sent once more, one by one, and the one that does
+//! it again is left out: it is nobody's any more, and the others are somebody's.
 
+use std::collections::HashMap;
 use std::future::poll_fn;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::{BasicProperties, Channel, Confirmation, Connection};
+use lapin::protocol::{AMQPErrorKind, AMQPHardError};
+use lapin::{BasicProperties, Channel, Confirmation, Connection, ErrorKind};
 use metrics::counter;
 use parking_lot::Mutex;
 use tokio::sync::RwLock;
+use tokio_util::sync::CancellationToken;
+
+use super::dial::Dial;
 
 /// For the broker to take and confirm a reply. After it, the reply counts as delivered: the effect stands, and a
 /// resend gets the stored answer.
 const CONFIRM_WITHIN: Duration = Duration::from_secs(5);
+/// How long nothing is sent to a caller over whose reply the broker closed the connection.
+const SHUNNED: Duration = Duration::from_secs(10);
 
 /// A reply on its way.
 #[derive(Debug)]
@@ -22,67 +34,90 @@ pub(super) struct Outgoing {
     pub body: std::sync::Arc<str>,
 }
 
-/// Where replies leave. A bad one costs the channel, never the connection.
+/// Where replies leave. A bad one costs the channel or the connection, never the session.
 #[derive(Debug)]
 pub(super) struct Replies {
-    connection: Connection,
-    channel: RwLock<Channel>,
+    dial: Dial,
+    line: RwLock<Line>,
     /// Held while replies are queued: lapin numbers a confirm and queues its frames with nothing to keep two
     /// threads from doing one in one order and the other in the other.
     turn: Mutex<()>,
+    shunned: Mutex<HashMap<String, Instant>>,
+    /// There is no connection to be had.
+    broken: AtomicBool,
+    /// The session's end: whatever is in hand then comes again on the next.
+    over: CancellationToken,
+}
+
+#[derive(Debug)]
+struct Line {
+    /// Kept, because it closes when it is dropped.
+    connection: Connection,
+    channel: Channel,
+}
+
+impl Line {
+    async fn open(dial: &Dial) -> Result<Self, String> {
+        let connection = dial.connect().await?;
+        let channel = confirming(&connection).await.map_err(|error| error.to_string())?;
+        Ok(Self { connection, channel })
+    }
 }
 
 impl Replies {
-    pub async fn open(connection: Connection) -> lapin::Result<Self> {
-        let channel = RwLock::new(confirming(&connection).await?);
-        Ok(Self { connection, channel, turn: Mutex::new(()) })
+    pub async fn open(dial: Dial, over: CancellationToken) -> Result<Self, String> {
+        let line = RwLock::new(Line::open(&dial).await?);
+        let (turn, shunned, broken) = (Mutex::new(()), Mutex::default(), AtomicBool::new(false));
+        Ok(Self { dial, line, turn, shunned, broken, over })
     }
 
+    /// `false` once replies could not be sent for want of a connection.
     pub fn connected(&self) -> bool {
-        self.connection.status().connected()
+        !self.broken.load(Ordering::Relaxed)
     }
 
-    /// Publishes replies and waits for their confirms. `false` where the connection broke meanwhile: then they
-    /// may not have left, and are to be sent by the next.
+    /// Publishes replies and waits for their confirms. `false` where there was no connection to be had: then they
+    /// may not have left, and are to be sent by the next session.
     #[must_use]
-    pub async fn send(&self, replies: Vec<Outgoing>) -> bool {
+    pub async fn send(&self, mut replies: Vec<Outgoing>) -> bool {
+        replies.retain(|reply| !self.is_shunned(reply));
         if replies.is_empty() {
             return true;
         }
-        match tokio::time::timeout(CONFIRM_WITHIN, self.publish(&replies)).await {
+        if !self.ready(false).await {
+            return self.give_up();
+        }
+        let (channel, status) = {
+            let line = self.line.read().await;
+            (line.channel.clone(), line.connection.status().clone())
+        };
+        let torn = match tokio::time::timeout(CONFIRM_WITHIN, self.publish(&channel, &replies)).await {
             Ok(results) => {
-                let mut all = true;
-                for result in results {
-                    all &= result.is_ok();
-                    let result = match result {
-                        Ok(Confirmation::Ack(_)) => "confirmed",
-                        Ok(Confirmation::Nack(_)) => "refused",
-                        Ok(Confirmation::NotRequested) => "unknown",
-                        Err(error) => {
-                            tracing::debug!(%error, "a reply could not be published");
-                            "failed"
-                        }
-                    };
-                    counter!(crate::metrics::REPLIES, "result" => result).increment(1);
+                let mut torn = Vec::new();
+                for (reply, result) in replies.into_iter().zip(results) {
+                    match result {
+                        Err(_) if !status.connected() => torn.push(reply),
+                        result => tally(&result),
+                    }
                 }
-                all || self.connected()
+                torn
             }
             Err(_) => {
                 counter!(crate::metrics::REPLIES, "result" => "timed_out").increment(1);
                 tracing::warn!("the broker did not confirm replies in time");
-                // Confirms that nobody waits for stay with their channel for as long as it lives.
-                self.renew(true).await;
-                self.connected()
+                if status.connected() {
+                    // Confirms that nobody waits for stay with their channel for as long as it lives.
+                    self.ready(true).await;
+                    return true;
+                }
+                replies
             }
-        }
+        };
+        torn.is_empty() || self.send_one_by_one(torn).await || self.give_up()
     }
 
-    async fn publish(&self, replies: &[Outgoing]) -> Vec<lapin::Result<Confirmation>> {
-        if !self.channel.read().await.status().connected() {
-            self.renew(false).await;
-        }
-        let channel = self.channel.read().await.clone();
-        let mut sends: Vec<_> = replies.iter().map(|reply| Box::pin(send_on(&channel, reply))).collect();
+    async fn publish(&self, channel: &Channel, replies: &[Outgoing]) -> Vec<lapin::Result<Confirmation>> {
+        let mut sends: Vec<_> = replies.iter().map(|reply| Box::pin(send_on(channel, reply))).collect();
         // The first poll queues a reply's frames: all of them before any is waited for.
         let mut results: Vec<Option<lapin::Result<Confirmation>>> = poll_fn(|context| {
             let _turn = self.turn.lock();
@@ -101,18 +136,120 @@ impl Replies {
         results.into_iter().flatten().collect()
     }
 
-    /// Opens another channel in place of one that is closed, or of any.
-    async fn renew(&self, any: bool) {
-        let mut channel = self.channel.write().await;
-        if !any && channel.status().connected() {
-            return;
+    /// On connections that nobody else has, so that it is known which reply a connection went down with.
+    async fn send_one_by_one(&self, replies: Vec<Outgoing>) -> bool {
+        let mut own: Option<Line> = None;
+        for reply in replies {
+            if self.is_shunned(&reply) {
+                continue;
+            }
+            let line = match own.take() {
+                Some(line) => line,
+                None => match self.another_line().await {
+                    Some(line) => line,
+                    None => return false,
+                },
+            };
+            let Ok(result) = tokio::time::timeout(CONFIRM_WITHIN, send_on(&line.channel, &reply)).await
+            else {
+                counter!(crate::metrics::REPLIES, "result" => "timed_out").increment(1);
+                continue;
+            };
+            match &result {
+                Err(error) if is_internal(error) => self.shun(reply),
+                Err(_) if !line.connection.status().connected() => return false,
+                Err(_) => tally(&result),
+                Ok(_) => {
+                    tally(&result);
+                    own = Some(line);
+                }
+            }
         }
-        match tokio::time::timeout(CONFIRM_WITHIN, confirming(&self.connection)).await {
-            Ok(Ok(fresh)) => *channel = fresh,
-            // The session's supervisor sees to a connection that is gone.
-            Ok(Err(error)) => tracing::debug!(%error, "no channel for replies"),
-            Err(_) => tracing::debug!("no channel for replies in time"),
+        true
+    }
+
+    async fn another_line(&self) -> Option<Line> {
+        let line = tokio::select! {
+            line = Line::open(&self.dial) => line,
+            () = self.over.cancelled() => return None,
+        };
+        line.inspect_err(|error| tracing::debug!(error, "no connection for replies")).ok()
+    }
+
+    /// Sees to a channel in place of one that is closed, or of any. `false`: there is none to be had.
+    async fn ready(&self, any: bool) -> bool {
+        if !any && usable(&*self.line.read().await) {
+            return true;
         }
+        let mut line = self.line.write().await;
+        if !any && usable(&line) {
+            return true;
+        }
+        if line.connection.status().connected() {
+            match tokio::time::timeout(CONFIRM_WITHIN, confirming(&line.connection)).await {
+                Ok(Ok(fresh)) => {
+                    line.channel = fresh;
+                    return true;
+                }
+                Ok(Err(error)) => tracing::debug!(%error, "no channel for replies"),
+                Err(_) => tracing::debug!("no channel for replies in time"),
+            }
+        }
+        match self.another_line().await {
+            Some(another) => {
+                *line = another;
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn give_up(&self) -> bool {
+        self.broken.store(true, Ordering::Relaxed);
+        false
+    }
+
+    fn shun(&self, reply: Outgoing) {
+        counter!(crate::metrics::REPLIES, "result" => "undeliverable").increment(1);
+        tracing::warn!("the broker closed a connection over a reply: its caller's node has left the cluster");
+        let mut shunned = self.shunned.lock();
+        shunned.retain(|_, since| since.elapsed() < SHUNNED);
+        shunned.insert(reply.reply_to, Instant::now());
+    }
+
+    fn is_shunned(&self, reply: &Outgoing) -> bool {
+        let shunned = self.shunned.lock().get(&reply.reply_to).is_some_and(|since| since.elapsed() < SHUNNED);
+        if shunned {
+            counter!(crate::metrics::REPLIES, "result" => "undeliverable").increment(1);
+        }
+        shunned
+    }
+}
+
+fn usable(line: &Line) -> bool {
+    line.connection.status().connected() && line.channel.status().connected()
+}
+
+fn tally(result: &lapin::Result<Confirmation>) {
+    let result = match result {
+        Ok(Confirmation::Ack(_)) => "confirmed",
+        Ok(Confirmation::Nack(_)) => "refused",
+        Ok(Confirmation::NotRequested) => "unknown",
+        Err(error) => {
+            tracing::debug!(%error, "a reply could not be published");
+            "failed"
+        }
+    };
+    counter!(crate::metrics::REPLIES, "result" => result).increment(1);
+}
+
+/// Whether the broker stumbled over what it was sent.
+fn is_internal(error: &lapin::Error) -> bool {
+    match error.kind() {
+        ErrorKind::ProtocolError(error) => {
+            matches!(error.kind(), AMQPErrorKind::Hard(AMQPHardError::INTERNALERROR))
+        }
+        _ => false,
     }
 }
 

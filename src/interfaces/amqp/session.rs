@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::acks::Acks;
+use super::dial::Dial;
 use super::replies::Replies;
 
 /// Why a session ended. The supervisor starts the next.
@@ -18,8 +19,8 @@ pub enum SessionError {
     Lapin(#[from] lapin::Error),
     #[error("the broker cancelled the consumer of {0}")]
     Cancelled(String),
-    #[error("the broker keeps the connection blocked")]
-    Blocked,
+    #[error("no connection for replies: {0}")]
+    NoReplies(String),
 }
 
 /// Consumes and acknowledges on one connection and replies on another: a blocked connection stops acks too.
@@ -35,9 +36,10 @@ pub struct Session {
 impl Session {
     /// # Errors
     /// [`SessionError`]
-    pub async fn open(consuming: Connection, replying: Connection) -> Result<Arc<Self>, SessionError> {
-        let replies = Replies::open(replying).await?;
-        Ok(Arc::new(Self { consuming, replies, over: CancellationToken::new(), in_flight: Arc::default() }))
+    pub async fn open(consuming: Connection, replying: Dial) -> Result<Arc<Self>, SessionError> {
+        let over = CancellationToken::new();
+        let replies = Replies::open(replying, over.clone()).await.map_err(SessionError::NoReplies)?;
+        Ok(Arc::new(Self { consuming, replies, over, in_flight: Arc::default() }))
     }
 
     /// A channel to consume on.
@@ -53,7 +55,7 @@ impl Session {
         self.over.cancel();
     }
 
-    /// Closes both connections.
+    /// Closes the consuming connection; that of the replies goes with the session.
     pub async fn close(&self) {
         self.end();
         // Errors are those of a connection that is gone already.
@@ -65,7 +67,7 @@ impl Session {
         self.over.is_cancelled()
     }
 
-    /// Whether both connections stand.
+    /// Whether it can go on: it consumes, and has where replies leave.
     #[must_use]
     pub fn connected(&self) -> bool {
         self.consuming.status().connected() && self.replies.connected()
