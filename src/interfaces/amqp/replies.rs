@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::protocol::{AMQPErrorKind, AMQPHardError};
+use lapin::types::AMQPValue;
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ErrorKind};
 use metrics::counter;
 use parking_lot::Mutex;
@@ -96,7 +97,8 @@ impl Replies {
                 let mut torn = Vec::new();
                 for (reply, result) in replies.into_iter().zip(results) {
                     match result {
-                        Err(_) if !status.connected() => torn.push(reply),
+                        // Of a connection that has just died, the status may not tell yet.
+                        Err(error) if !error.is_amqp_soft_error() => torn.push(reply),
                         result => tally(&result),
                     }
                 }
@@ -139,10 +141,14 @@ impl Replies {
     /// On connections that nobody else has, so that it is known which reply a connection went down with.
     async fn send_one_by_one(&self, replies: Vec<Outgoing>) -> bool {
         let mut own: Option<Line> = None;
-        for reply in replies {
+        for mut reply in replies {
             if self.is_shunned(&reply) {
                 continue;
             }
+            // It may have left before.
+            let mut headers = reply.properties.headers().clone().unwrap_or_default();
+            headers.insert("replayed".into(), AMQPValue::Boolean(true));
+            reply.properties = reply.properties.with_headers(headers);
             let line = match own.take() {
                 Some(line) => line,
                 None => match self.another_line().await {
@@ -157,8 +163,8 @@ impl Replies {
             };
             match &result {
                 Err(error) if is_internal(error) => self.shun(reply),
-                Err(_) if !line.connection.status().connected() => return false,
-                Err(_) => tally(&result),
+                Err(error) if error.is_amqp_soft_error() => tally(&result),
+                Err(_) => return false,
                 Ok(_) => {
                     tally(&result);
                     own = Some(line);
