@@ -2,7 +2,7 @@
 //! time, so that no command pays for it. A list is exact all the same, see [`user_list`](super::user_list).
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use metrics::gauge;
 use sqlx::postgres::PgConnection;
@@ -22,7 +22,17 @@ const GATHER: Duration = Duration::from_millis(2_500);
 /// Without being told: for what others left behind, and for writes past the workers.
 const ANYWAY: Duration = Duration::from_secs(30);
 /// How many users are folded in by one transaction.
-const CHUNK: u32 = 2000;
+const CHUNK: u32 = 500;
+
+/// How many times as long as a step took the next one waits: while few users wait, commands go first. The more there
+/// are, the longer lists take, by some 4 µs for each.
+const fn pause(waiting: i64) -> u32 {
+    match waiting {
+        ..50_000 => 9,
+        50_000..200_000 => 1,
+        _ => 0,
+    }
+}
 
 #[derive(Debug)]
 pub struct Directory {
@@ -77,20 +87,21 @@ enum Round {
 async fn round(shelf: &Arc<Shelf>) -> Result<Round, Failure> {
     let (mut folded, mut end) = (false, Round::Done);
     loop {
+        let begun = Instant::now();
         let Some(users) = step(shelf).await? else {
             end = Round::Busy;
             break;
         };
+        let took = begun.elapsed();
         folded |= users > 0;
+        let left = count(shelf).await?;
         if users < CHUNK / 2 {
             break;
         }
+        tokio::time::sleep(took.saturating_mul(pause(left))).await;
     }
-    let mut lent = shelf.lend().await?;
-    let waiting = waiting(lent.connection()?).await;
-    #[expect(clippy::cast_precision_loss, reason = "a metric")]
-    gauge!(crate::metrics::USER_CHANGES).set(lent.note(waiting)? as f64);
     if folded {
+        let mut lent = shelf.lend().await?;
         let tidied = tidy(lent.connection()?).await;
         if let Err(failure) = lent.note(tidied) {
             // Not the tables' owner, perhaps: then the next ones to fold do it, and autovacuum.
@@ -98,6 +109,16 @@ async fn round(shelf: &Arc<Shelf>) -> Result<Round, Failure> {
         }
     }
     Ok(end)
+}
+
+/// How many users wait to be folded in.
+async fn count(shelf: &Shelf) -> Result<i64, Failure> {
+    let mut lent = shelf.lend().await?;
+    let waiting = waiting(lent.connection()?).await;
+    let waiting = lent.note(waiting)?;
+    #[expect(clippy::cast_precision_loss, reason = "a metric")]
+    gauge!(crate::metrics::USER_CHANGES).set(waiting as f64);
+    Ok(waiting)
 }
 
 /// One transaction; `None` where another process is in one.
