@@ -144,7 +144,7 @@ impl<S: Store, P: Patience> Runner<S, P> {
     /// [`FailureKind::Away`]: it could not be kept.
     pub async fn give_up(&self, task: &Task, failure: &Failure) -> Result<Outcome, Failure> {
         let attempts = task.kept.as_ref().map_or(0, |kept| kept.attempts) + 1;
-        let verdict = self.ladder.verdict(attempts, self.services.clock.now(), self.patience.jitter());
+        let verdict = self.ladder.verdict(attempts, self.patience.jitter());
         let refusal = Refusal::internal();
         let outcome = match &verdict {
             Verdict::Retry { .. } => Outcome::Kept { attempts },

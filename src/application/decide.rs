@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
-use chrono::{DateTime, Days, NaiveDate, TimeDelta, Utc};
+use chrono::{DateTime, Days, NaiveDate, Utc};
 use uuid::Uuid;
 
 use super::dto::{ErrorReply, describe};
@@ -19,7 +20,7 @@ use super::workspace::Workspace;
 use crate::failpoint;
 
 /// When those who wait for a dead letter are told again, where nobody knows whether they were.
-const TELL_AGAIN: TimeDelta = TimeDelta::minutes(1);
+const TELL_AGAIN: Duration = Duration::from_secs(60);
 
 /// What the batch may know of the world.
 pub(super) struct World<'a> {
@@ -326,7 +327,7 @@ pub(super) fn keep(
         task.reply_to.is_some() || task.kept.as_ref().is_some_and(|kept| !kept.waiters.is_empty());
     // A delivery that is not acknowledged comes again and tells its caller; a kept command has nothing but its row.
     let verdict = match verdict {
-        Verdict::Dead if again && waited_for => Verdict::Untold { due_at: world.now + TELL_AGAIN },
+        Verdict::Dead if again && waited_for => Verdict::Untold { after: TELL_AGAIN },
         verdict => verdict,
     };
     let sealed_body =

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -136,13 +135,14 @@ impl Waiter {
 /// What becomes of a kept command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
+    /// Tried again after this, by the store's clock: those of the workers may differ.
     Retry {
-        due_at: DateTime<Utc>,
+        after: Duration,
     },
     Dead,
-    /// Dead, and who waits is still to be told: again from `due_at` on, should this process die first.
+    /// Dead, and who waits is still to be told: again after this, should this process die first.
     Untold {
-        due_at: DateTime<Utc>,
+        after: Duration,
     },
 }
 
@@ -159,10 +159,10 @@ impl Ladder {
     /// When a command that has now failed `attempts` times is tried again: after its wait, give or take a
     /// tenth (`jitter` is from 0 to 1).
     #[must_use]
-    pub fn verdict(&self, attempts: u32, now: DateTime<Utc>, jitter: f64) -> Verdict {
+    pub fn verdict(&self, attempts: u32, jitter: f64) -> Verdict {
         let step = usize::try_from(attempts.saturating_sub(1)).unwrap_or(usize::MAX);
         match self.0.get(step) {
-            Some(wait) => Verdict::Retry { due_at: now + wait.mul_f64(0.9 + 0.2 * jitter) },
+            Some(wait) => Verdict::Retry { after: wait.mul_f64(0.9 + 0.2 * jitter) },
             None => Verdict::Dead,
         }
     }
@@ -181,10 +181,9 @@ mod tests {
 
     #[test]
     fn the_fifth_failure_is_the_last() {
-        let now = DateTime::from_timestamp(1_700_000_000, 0).unwrap();
         let waits: Vec<_> = (1..=5)
-            .map(|attempts| match Ladder::default().verdict(attempts, now, 0.5) {
-                Verdict::Retry { due_at } => Some((due_at - now).num_seconds()),
+            .map(|attempts| match Ladder::default().verdict(attempts, 0.5) {
+                Verdict::Retry { after } => Some(after.as_secs()),
                 Verdict::Dead | Verdict::Untold { .. } => None,
             })
             .collect();

@@ -1,8 +1,9 @@
 //! Commands that failed: kept in the transaction that settles them, taken again when they are due.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::NaiveDate;
 use uuid::Uuid;
 
 use crate::application::error::{Failure, FailureKind};
@@ -81,12 +82,13 @@ struct Row<'a> {
     attempts: i32,
     first_error: String,
     last_error: String,
-    due_at: Option<DateTime<Utc>>,
+    /// In seconds.
+    due_after: Option<f64>,
 }
 
 impl<'a> Row<'a> {
     fn of(command: &'a KeptCommand) -> Result<Self, Failure> {
-        let (state, due_at) = standing(&command.verdict);
+        let (state, due_after) = standing(&command.verdict);
         Ok(Self {
             id: command.id,
             message_id: command.key.map(|key| key.message_id),
@@ -104,7 +106,7 @@ impl<'a> Row<'a> {
             attempts: number(command.attempts),
             first_error: storable(&command.first_error),
             last_error: storable(&command.last_error),
-            due_at,
+            due_after,
         })
     }
 }
@@ -117,11 +119,12 @@ fn storable(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }
 
-const fn standing(verdict: &Verdict) -> (&'static str, Option<DateTime<Utc>>) {
+/// The state, and the seconds until it is due.
+fn standing(verdict: &Verdict) -> (&'static str, Option<f64>) {
     match verdict {
-        Verdict::Retry { due_at } => ("waiting", Some(*due_at)),
+        Verdict::Retry { after } => ("waiting", Some(after.as_secs_f64())),
         Verdict::Dead => ("dead", None),
-        Verdict::Untold { due_at } => ("dead", Some(*due_at)),
+        Verdict::Untold { after } => ("dead", Some(after.as_secs_f64())),
     }
 }
 
@@ -132,7 +135,8 @@ async fn insert(loan: &mut Loan, row: &Row<'_>) -> Result<u64, Failure> {
         r#"insert into failed_commands as kept
             (id, message_id, issued_on, type, aggregate, actor, actor_grant, properties, body, fingerprint, reason,
             state, attempts, first_error, last_error, due_at)
-        values ($1, $2, $3, $4, $5, $6, $7, $8::text::json, $9, $10, $11, $12, $13, $14, $15, $16)
+        values ($1, $2, $3, $4, $5, $6, $7, $8::text::json, $9, $10, $11, $12, $13, $14, $15,
+            now() + make_interval(secs => $16))
         on conflict (message_id, issued_on) where message_id is not null do update set
             actor_grant = excluded.actor_grant, properties = excluded.properties, reason = excluded.reason,
             state = excluded.state, attempts = excluded.attempts, first_error = excluded.first_error,
@@ -155,7 +159,7 @@ async fn insert(loan: &mut Loan, row: &Row<'_>) -> Result<u64, Failure> {
         row.attempts,
         row.first_error,
         row.last_error,
-        row.due_at
+        row.due_after
     );
     let answer = answered(query.execute(loan.connection()?)).await;
     loan.note(answer.map(|done| done.rows_affected()))
@@ -163,12 +167,13 @@ async fn insert(loan: &mut Loan, row: &Row<'_>) -> Result<u64, Failure> {
 
 /// Says how another try went. A row that is gone was dropped, or was done elsewhere.
 async fn renew(loan: &mut Loan, command: &KeptCommand) -> Result<(), Failure> {
-    let (state, due_at) = standing(&command.verdict);
+    let (state, due_after) = standing(&command.verdict);
     let query = sqlx::query!(
         r#"update failed_commands set
             message_id = case when $2 then message_id end, issued_on = case when $2 then issued_on end,
-            reason = $3, state = $4, attempts = $5, last_error = $6, due_at = $7, claimed_until = null,
-            unended = 0, waiters = case when $4 = 'dead' and $7::timestamptz is null then '[]' else waiters end,
+            reason = $3, state = $4, attempts = $5, last_error = $6,
+            due_at = now() + make_interval(secs => $7), claimed_until = null, unended = 0,
+            waiters = case when $4 = 'dead' and $7::float8 is null then '[]' else waiters end,
             updated_at = now()
         where id = $1"#,
         command.id,
@@ -177,7 +182,7 @@ async fn renew(loan: &mut Loan, command: &KeptCommand) -> Result<(), Failure> {
         state,
         number(command.attempts),
         storable(&command.last_error),
-        due_at
+        due_after
     );
     let answer = answered(query.execute(loan.connection()?)).await;
     loan.note(answer.map(|_| ()))
@@ -228,7 +233,7 @@ impl FailedCommands for PgFailedCommands {
                 returning *
             )
             select id, message_id, issued_on, aggregate, actor, actor_grant, properties::text as "properties!",
-                body, fingerprint, reason, state, attempts, unended, first_error, last_error, due_at as "due_at!", waiters
+                body, fingerprint, reason, state, attempts, unended, first_error, last_error, waiters
             from claimed order by created_at, id"#,
             i64::from(limit)
         );
@@ -255,8 +260,8 @@ impl FailedCommands for PgFailedCommands {
                     first_error: row.first_error,
                     last_error: row.last_error,
                     verdict: match row.state.as_str() {
-                        "dead" => Verdict::Untold { due_at: row.due_at },
-                        _ => Verdict::Retry { due_at: row.due_at },
+                        "dead" => Verdict::Untold { after: Duration::ZERO },
+                        _ => Verdict::Retry { after: Duration::ZERO },
                     },
                     waiters: serde_json::from_value(row.waiters).unwrap_or_default(),
                 })
