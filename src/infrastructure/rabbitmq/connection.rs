@@ -45,7 +45,7 @@ pub async fn connect(url: &str, name: &str) -> Result<Connection, BrokerError> {
     in_time(Connection::connect_uri(uri, properties)).await
 }
 
-/// As [`connect`], for a broker that sends what lapin cannot read: through a [detour](super::detour) that mends it.
+/// As [`connect`], for a broker that sends what lapin cannot read: through a `detour` that mends it.
 ///
 /// # Errors
 /// As [`connect`].
