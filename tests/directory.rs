@@ -232,3 +232,16 @@ async fn the_directory_is_taken_back_without_a_trace_and_filled_when_it_comes_ag
     let reply = caller.ask("user.list.v1", json!({ "search": "ü 7" })).await;
     assert_eq!(reply.meta()["total"], 1);
 }
+
+/// Whoever is written often leaves many notes, and is folded in once.
+#[tokio::test]
+async fn many_changes_of_one_user_are_folded_in_soon() {
+    let (stage, _worker) = Stage::with_worker().await;
+    let caller = stage.service().await;
+    let id = caller.create("ada").await;
+    let notes = "insert into user_changes (user_ids)
+        select array[id] from users, generate_series(1, 20000)";
+    sqlx::raw_sql(notes).execute(&stage.pool).await.unwrap();
+    caller.ask("user.update.v1", json!({ "id": id, "name": "Zoë" })).await.data();
+    folded(&stage).await;
+}

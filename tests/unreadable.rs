@@ -1,17 +1,21 @@
-//! Messages whose properties are not even AMQP as lapin reads it: text that is no UTF-8, which the broker passes on.
+//! Messages whose properties are not even AMQP as lapin reads it: text that is no UTF-8, tables nested without end.
+//! The broker passes both on.
 
 use std::net::SocketAddr;
 
-use lapin::types::AMQPValue;
+use lapin::BasicProperties;
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::types::{AMQPValue, FieldTable};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::{Caller, Request, Stage, broker, person, tables};
+use crate::support::{Caller, Request, Stage, broker, eventually, person, tables};
 
-/// What a client of ours can write, and what goes to the broker in its place.
-const WRITTEN: &[u8] = b"(Umlaut)";
-const SENT: &[u8] = b"(\xc4\xd6\xdc\xe4\xf6\xfc)";
+/// What a client of ours can write, and what goes to the broker in its place: text that is no UTF-8, and a table in
+/// place of a string.
+const SPOILT: [(&[u8], &[u8]); 2] =
+    [(b"(Umlaut)", b"(\xc4\xd6\xdc\xe4\xf6\xfc)"), (b"\x04deepS", b"\x04deepF")];
 
 /// Leads to the broker, and spoils what passes.
 async fn spoiling(upstream: String) -> SocketAddr {
@@ -26,8 +30,11 @@ async fn spoiling(upstream: String) -> SocketAddr {
                 let mut buffer = vec![0; 1 << 16];
                 while let Ok(count @ 1..) = from.read(&mut buffer).await {
                     let piece = &mut buffer[..count];
-                    while let Some(at) = piece.windows(WRITTEN.len()).position(|window| window == WRITTEN) {
-                        piece[at..at + SENT.len()].copy_from_slice(SENT);
+                    for (written, sent) in SPOILT {
+                        while let Some(at) = piece.windows(written.len()).position(|window| window == written)
+                        {
+                            piece[at..at + sent.len()].copy_from_slice(sent);
+                        }
                     }
                     if to.write_all(piece).await.is_err() {
                         return;
@@ -75,4 +82,33 @@ async fn properties_that_are_no_utf_8_hold_nothing_up() {
     crate::support::load::settled(&stage).await;
     worker.wait_ready().await;
     assert!(tables::failed(&stage.pool).await.is_empty(), "each could be told");
+}
+
+/// lapin's stack overflows over such a message, so the broker parks it in the end; there it must do no more harm.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_parked_message_with_tables_nested_without_end_becomes_a_dead_letter() {
+    let (stage, mut worker) = Stage::with_worker().await;
+    worker.kill();
+    let mut nested = Vec::new();
+    for _ in 0..12_000 {
+        let length = u32::try_from(nested.len()).unwrap().to_be_bytes();
+        nested = [b"\x01nF".as_slice(), &length, &nested].concat();
+    }
+    let mut headers = FieldTable::default();
+    headers.insert("deep".into(), AMQPValue::LongString(nested.into()));
+    let properties = BasicProperties::default().with_type("user.update.v1".into()).with_headers(headers);
+    let url = broker::through(&stage.amqp_url, spoiling(broker::address(&stage.amqp_url)).await);
+    let connection = broker::connect_to(&url, "roster-tests spoiler").await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+    let (exchange, options) = (format!("{}.dead", stage.namespace), BasicPublishOptions::default());
+    let publish = channel.basic_publish(exchange.into(), "".into(), options, b"{}", properties);
+    assert!(publish.await.unwrap().await.unwrap().is_ack());
+    worker.restart().await;
+    eventually("it is a dead letter", async || match tables::failed(&stage.pool).await.as_slice() {
+        [one] if one.state == "dead" => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    worker.wait_ready().await;
 }

@@ -105,6 +105,14 @@ impl Broker {
             TopologyMode::Declare => topology.declare(&connection, part).await,
             TopologyMode::Check => topology.check(&connection, part).await,
         };
+        // What lapin cannot read may have killed the process until the broker parked it.
+        if part == Some(Part::Commands)
+            && result.is_ok()
+            && topology.parked(&connection).await? > 0
+            && !self.unreadable.swap(true, Ordering::Relaxed)
+        {
+            tracing::info!("the broker has parked messages: what comes is mended before it is read");
+        }
         // It is not needed any more, whatever the answer.
         drop(connection.close(200, "done".into()).await);
         result

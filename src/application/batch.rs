@@ -99,6 +99,11 @@ impl<S: Store, P: Patience> Runner<S, P> {
                 transaction.rollback().await;
                 Ok(outcomes)
             }
+            // Whoever failed may have been answered before, and only the inbox would tell.
+            Ok((_, changes)) if !careful && !changes.kept.is_empty() => {
+                transaction.rollback().await;
+                Err(Failure::new(FailureKind::Conflict, "a command failed before the inbox was asked"))
+            }
             Ok((outcomes, changes)) => {
                 transaction.commit(changes).await?;
                 failpoint::hit("after_commit");

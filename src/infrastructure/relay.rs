@@ -84,6 +84,8 @@ pub async fn serve_term<O: Outbox>(
         if std::mem::take(&mut term.refused) {
             // It may be the channel that refuses, and not a subscriber's queue.
             publisher.renew().await?;
+            // That may have taken longer than the session lives.
+            leader.heartbeat().await?;
         }
         if term.done.len() >= DELETE || (term.left == 0 && !term.done.is_empty()) {
             term.delete(leader).await?;

@@ -94,8 +94,9 @@ async fn round(shelf: &Arc<Shelf>) -> Result<Round, Failure> {
         };
         let took = begun.elapsed();
         folded |= users > 0;
+        // Not those of this step: a few who are written often leave many notes.
         let left = count(shelf).await?;
-        if users < CHUNK / 2 {
+        if left < i64::from(CHUNK / 2) {
             break;
         }
         tokio::time::sleep(took.saturating_mul(pause(left))).await;
@@ -111,7 +112,7 @@ async fn round(shelf: &Arc<Shelf>) -> Result<Round, Failure> {
     Ok(end)
 }
 
-/// How many users wait to be folded in.
+/// How many users wait to be folded in, each as often as it was written.
 async fn count(shelf: &Shelf) -> Result<i64, Failure> {
     let mut lent = shelf.lend().await?;
     let waiting = waiting(lent.connection()?).await;

@@ -139,6 +139,18 @@ impl Topology {
         unavailable
     }
 
+    /// How many messages the broker has parked, and nobody has taken.
+    ///
+    /// # Errors
+    /// [`BrokerError`] where the broker does not answer, or has no such queue.
+    pub async fn parked(&self, connection: &Connection) -> Result<u32, BrokerError> {
+        let channel = in_time(connection.create_channel()).await?;
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let name = self.named("dead");
+        let queue = in_time(channel.queue_declare(name.into(), options, FieldTable::default())).await?;
+        Ok(queue.message_count())
+    }
+
     /// What stands on the broker.
     ///
     /// # Errors

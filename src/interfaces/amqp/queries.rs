@@ -40,25 +40,47 @@ pub async fn answer_queries(
     stop: &CancellationToken,
 ) -> Result<(), SessionError> {
     let channel = connection.create_channel().await?;
-    let mut answers = Answers::open(&answering).await?;
+    let mut answers = Arc::new(Answers::open(&answering).await?);
     channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
     let mut consumer = channel
         .basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default())
         .await?;
     let acks = Acks::new(channel.clone()).gather();
+    let begun = TaskTracker::new();
     loop {
         let delivery = tokio::select! {
             delivery = consumer.next() => match delivery {
                 Some(delivery) => delivery?,
                 None => return Err(SessionError::Cancelled(queue.to_owned())),
             },
-            () = stop.cancelled() => return Ok(()),
+            () = stop.cancelled() => break,
         };
         if !answers.channel.status().connected() {
-            answers = Answers::open(&answering).await?;
+            answers = Arc::new(Answers::open(&answering).await?);
         }
-        let (acks, answers, judge) = (acks.clone(), answers.channel.clone(), Arc::clone(judge));
-        tracker.spawn(async move { answer(delivery, &acks, &answers, &judge).await });
+        let done = Done { tag: delivery.delivery_tag, acks: acks.clone() };
+        let (answers, judge) = (Arc::clone(&answers), Arc::clone(judge));
+        tracker.spawn(begun.track_future(async move {
+            answer(delivery, &answers.channel, &judge).await;
+            drop(done);
+        }));
+    }
+    // What was taken is still to be answered, on the connections that close when this returns.
+    begun.close();
+    begun.wait().await;
+    Ok(())
+}
+
+/// A query that is to be acknowledged however it ends.
+struct Done {
+    tag: u64,
+    acks: UnboundedSender<u64>,
+}
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        // Whoever acknowledges ends after this, unless the runtime ends.
+        let _ = self.acks.send(self.tag);
     }
 }
 
@@ -77,9 +99,8 @@ impl Answers {
     }
 }
 
-async fn answer(mut delivery: Delivery, acks: &UnboundedSender<u64>, answers: &Channel, judge: &Judge) {
+async fn answer(mut delivery: Delivery, answers: &Channel, judge: &Judge) {
     let received = Instant::now();
-    let tag = delivery.delivery_tag;
     let raw = wire::raw(&mut delivery);
     let answered = judge.query(&raw).await;
     let code = match &answered {
@@ -101,6 +122,4 @@ async fn answer(mut delivery: Delivery, acks: &UnboundedSender<u64>, answers: &C
         }
     }
     histogram!(crate::metrics::QUERY_SECONDS).record(received.elapsed());
-    // Whoever acknowledges ends with the runtime, after this.
-    let _ = acks.send(tag);
 }
