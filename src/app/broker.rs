@@ -114,7 +114,7 @@ impl Broker {
             tracing::info!("the broker has parked messages: what comes is mended before it is read");
         }
         // It is not needed any more, whatever the answer.
-        drop(connection.close(200, "done".into()).await);
+        drop(tokio::time::timeout(CLOSE_WITHIN, connection.close(200, "done".into())).await);
         result
     }
 

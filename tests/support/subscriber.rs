@@ -10,7 +10,7 @@ use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, ExchangeKind};
+use lapin::{BasicProperties, Connection, Consumer, ExchangeKind};
 use serde_json::Value;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -95,6 +95,9 @@ impl Drop for Subscriber {
     }
 }
 
+/// For a broker to answer all that it takes to subscribe: one that dies meanwhile never does.
+const SUBSCRIBED_WITHIN: Duration = Duration::from_secs(5);
+
 async fn follow(
     url: &str,
     namespace: &str,
@@ -102,22 +105,9 @@ async fn follow(
     seen: &Mutex<Vec<Seen>>,
     ready: &mut Option<oneshot::Sender<()>>,
 ) -> lapin::Result<()> {
-    let connection = broker::connect_to(url, "roster-tests subscriber").await?;
-    let channel = connection.create_channel().await?;
-    let exchange = format!("{namespace}.events");
-    let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
-    let none = FieldTable::default;
-    channel.exchange_declare(exchange.as_str().into(), ExchangeKind::Topic, durable, none()).await?;
-    let mut arguments = none();
-    if replicated {
-        arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
-    }
-    channel.queue_declare(queue.into(), QueueDeclareOptions::durable(), arguments).await?;
-    channel
-        .queue_bind(queue.into(), exchange.as_str().into(), "#".into(), QueueBindOptions::default(), none())
-        .await?;
-    let mut deliveries =
-        channel.basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), none()).await?;
+    let subscribing = subscribe(url, namespace, (queue, replicated));
+    let Ok(subscribed) = tokio::time::timeout(SUBSCRIBED_WITHIN, subscribing).await else { return Ok(()) };
+    let (_connection, mut deliveries) = subscribed?;
     if let Some(ready) = ready.take() {
         let _ = ready.send(());
     }
@@ -138,4 +128,28 @@ async fn follow(
         delivery.ack(BasicAckOptions::default()).await?;
     }
     Ok(())
+}
+
+async fn subscribe(
+    url: &str,
+    namespace: &str,
+    (queue, replicated): (&str, bool),
+) -> lapin::Result<(Connection, Consumer)> {
+    let connection = broker::connect_to(url, "roster-tests subscriber").await?;
+    let channel = connection.create_channel().await?;
+    let exchange = format!("{namespace}.events");
+    let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+    let none = FieldTable::default;
+    channel.exchange_declare(exchange.as_str().into(), ExchangeKind::Topic, durable, none()).await?;
+    let mut arguments = none();
+    if replicated {
+        arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+    }
+    channel.queue_declare(queue.into(), QueueDeclareOptions::durable(), arguments).await?;
+    channel
+        .queue_bind(queue.into(), exchange.as_str().into(), "#".into(), QueueBindOptions::default(), none())
+        .await?;
+    let deliveries =
+        channel.basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), none()).await?;
+    Ok((connection, deliveries))
 }

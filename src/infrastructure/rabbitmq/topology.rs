@@ -225,7 +225,7 @@ async fn on_its_own<T>(
     let channel = in_time(connection.create_channel()).await?;
     let done = act(&channel).await;
     // An error here is the channel's, which is not needed any more.
-    drop(channel.close(200, "done".into()).await);
+    drop(in_time(channel.close(200, "done".into())).await);
     done
 }
 

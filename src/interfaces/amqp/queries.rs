@@ -1,7 +1,7 @@
 //! Answers queries: on a connection of their own, many at a time, at most once.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use lapin::message::Delivery;
@@ -23,6 +23,8 @@ use crate::application::error::Code;
 use crate::application::judge::Judge;
 use crate::application::message::Trace;
 
+/// For the broker to open a channel: lapin never answers for one that dies before it has.
+const OPEN_WITHIN: Duration = Duration::from_secs(5);
 /// How many queries are answered at a time.
 const PREFETCH: u16 = 256;
 
@@ -94,7 +96,8 @@ struct Answers {
 impl Answers {
     async fn open(answering: &Dial) -> Result<Self, SessionError> {
         let connection = answering.connect().await.map_err(SessionError::NoReplies)?;
-        let channel = connection.create_channel().await?;
+        let opening = tokio::time::timeout(OPEN_WITHIN, connection.create_channel()).await;
+        let channel = opening.map_err(|_| SessionError::NoReplies("the broker does not answer".into()))??;
         Ok(Self { _connection: connection, channel })
     }
 }

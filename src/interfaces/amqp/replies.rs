@@ -60,7 +60,10 @@ struct Line {
 impl Line {
     async fn open(dial: &Dial) -> Result<Self, String> {
         let connection = dial.connect().await?;
-        let channel = confirming(&connection).await.map_err(|error| error.to_string())?;
+        // lapin never answers for a broker that dies before it has.
+        let opening = tokio::time::timeout(CONFIRM_WITHIN, confirming(&connection)).await;
+        let channel =
+            opening.map_err(|_| "the broker does not answer")?.map_err(|error| error.to_string())?;
         Ok(Self { connection, channel })
     }
 }
