@@ -52,7 +52,8 @@ pub(super) struct Broker {
     pub judge: Arc<Judge>,
     pub tracker: TaskTracker,
     pub stop: CancellationToken,
-    /// A message has come whose properties cannot be read, and would come again and again: from now on they are mended.
+    /// A message has come whose properties cannot be read, and would come again and again, or the broker has parked
+    /// some: from now on they are mended.
     unreadable: Arc<AtomicBool>,
 }
 

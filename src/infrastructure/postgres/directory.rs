@@ -96,7 +96,7 @@ async fn round(shelf: &Arc<Shelf>) -> Result<Round, Failure> {
         folded |= users > 0;
         // Not those of this step: a few who are written often leave many notes.
         let left = count(shelf).await?;
-        if left < i64::from(CHUNK / 2) {
+        if users == 0 || left < i64::from(CHUNK / 2) {
             break;
         }
         tokio::time::sleep(took.saturating_mul(pause(left))).await;

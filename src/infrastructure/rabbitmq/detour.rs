@@ -1,5 +1,5 @@
 //! A way round by the loopback, on which what the broker sends is mended before lapin reads it. It costs a copy, so only
-//! those take it who have met a message that cannot be read.
+//! those take it who have met a message that cannot be read, or find some parked.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};

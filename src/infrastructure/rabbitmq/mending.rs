@@ -1,5 +1,6 @@
 //! Makes what the broker sends readable: AMQP's short strings need not be UTF-8, and lapin gives up its connection over
-//! one that is not. In its place goes the same text with a `?` for every byte that is no ASCII.
+//! one that is not. In its place goes the same text with a `?` for every byte that is no ASCII. And it
+//! follows nested tables until its stack overflows, so those that are nested deep are passed on as bytes.
 
 /// Type, channel and size of a frame.
 const HEAD: usize = 7;
