@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use lapin::message::Delivery;
-use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
-use lapin::types::FieldTable;
+use lapin::options::BasicCancelOptions;
 use lapin::{Channel, Consumer};
 use metrics::{counter, gauge};
 use tokio::sync::watch;
@@ -13,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::acks::Acks;
 use super::lanes::Lanes;
-use super::session::{Session, SessionError, Ticket};
+use super::session::{Session, SessionError, Ticket, answered, consume};
 use super::wire;
 use crate::application::judge::Judge;
 use crate::application::kept::KeptReason;
@@ -118,14 +117,7 @@ impl Intake {
 
     async fn consume(&self, channel: &Channel, pace: Pace) -> Result<Consumer, SessionError> {
         let prefetch = if pace == Pace::Careful { 1 } else { self.prefetch };
-        channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
-        let consumer = channel.basic_consume(
-            self.queue.as_str().into(),
-            "".into(),
-            BasicConsumeOptions::default(),
-            FieldTable::default(),
-        );
-        Ok(consumer.await?)
+        consume(channel, &self.queue, prefetch).await
     }
 
     async fn read(
@@ -170,7 +162,7 @@ impl Intake {
         mut consumer: Consumer,
         pace: Pace,
     ) -> Result<Vec<Delivery>, SessionError> {
-        channel.basic_cancel(consumer.tag(), BasicCancelOptions::default()).await?;
+        answered(channel.basic_cancel(consumer.tag(), BasicCancelOptions::default())).await?;
         let mut suspects = Vec::new();
         while let Some(delivery) = consumer.next().await {
             let delivery = delivery?;

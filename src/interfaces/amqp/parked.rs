@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use lapin::Channel;
-use lapin::options::{BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
+use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
 use metrics::gauge;
 use tokio::time::MissedTickBehavior;
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::acks::Acks;
 use super::lanes::Lanes;
-use super::session::{Session, SessionError, Ticket};
+use super::session::{Session, SessionError, Ticket, consume};
 use super::wire;
 use crate::application::judge::Judge;
 
@@ -35,11 +35,8 @@ pub async fn collect_parked(
     stop: &CancellationToken,
 ) -> Result<(), SessionError> {
     let channel = session.channel().await?;
-    channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
     let acks = Acks::new(channel.clone());
-    let mut consumer = channel
-        .basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default())
-        .await?;
+    let mut consumer = consume(&channel, queue, PREFETCH).await?;
     let mut backlog = Backlog { channel: session.channel().await?, queue, looks: 0 };
     let mut ticks = tokio::time::interval(LOOK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -5,15 +5,14 @@ use std::sync::Arc;
 
 use futures_util::{FutureExt, StreamExt};
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions};
-use lapin::types::FieldTable;
+use lapin::options::{BasicAckOptions, BasicPublishOptions};
 use lapin::{BasicProperties, Connection, Consumer};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::acks::Acks;
 use super::replies::Outgoing;
-use super::session::{Session, SessionError};
+use super::session::{Session, SessionError, consume};
 use super::wire::{self, reply_properties};
 use crate::application::message::{RawMessage, Trace};
 
@@ -47,10 +46,7 @@ pub async fn pass_through<E: Emit>(
 ) -> Result<(), SessionError> {
     let channel = session.channel().await?;
     let acks = Acks::new(channel.clone());
-    channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
-    let consume =
-        channel.basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default());
-    let mut consumer = consume.await?;
+    let mut consumer = consume(&channel, queue, prefetch).await?;
     let begun = TaskTracker::new();
     loop {
         let run = tokio::select! {
@@ -112,10 +108,7 @@ pub async fn answer_at_once(
     stop: &CancellationToken,
 ) -> Result<(), SessionError> {
     let channel = connection.create_channel().await?;
-    channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
-    let consume =
-        channel.basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default());
-    let mut consumer = consume.await?;
+    let mut consumer = consume(&channel, queue, prefetch).await?;
     loop {
         let delivery = tokio::select! {
             Some(delivery) = consumer.next() => delivery?,

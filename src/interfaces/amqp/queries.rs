@@ -1,12 +1,10 @@
 //! Answers queries: on a connection of their own, many at a time, at most once.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_util::StreamExt;
 use lapin::message::Delivery;
-use lapin::options::{BasicConsumeOptions, BasicQosOptions};
-use lapin::types::FieldTable;
 use lapin::{Channel, Connection};
 use metrics::{counter, histogram};
 use tokio::sync::mpsc::UnboundedSender;
@@ -16,15 +14,13 @@ use tokio_util::task::TaskTracker;
 use super::acks::Acks;
 use super::dial::Dial;
 use super::replies::{Outgoing, publish_on};
-use super::session::SessionError;
+use super::session::{SessionError, answered, consume};
 use super::wire::{self, reply_properties};
 use crate::application::decide::error_body;
 use crate::application::error::Code;
 use crate::application::judge::Judge;
 use crate::application::message::Trace;
 
-/// For the broker to open a channel: lapin never answers for one that dies before it has.
-const OPEN_WITHIN: Duration = Duration::from_secs(5);
 /// How many queries are answered at a time.
 const PREFETCH: u16 = 256;
 
@@ -41,12 +37,9 @@ pub async fn answer_queries(
     tracker: &TaskTracker,
     stop: &CancellationToken,
 ) -> Result<(), SessionError> {
-    let channel = connection.create_channel().await?;
+    let channel = answered(connection.create_channel()).await?;
     let mut answers = Arc::new(Answers::open(&answering).await?);
-    channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
-    let mut consumer = channel
-        .basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default())
-        .await?;
+    let mut consumer = consume(&channel, queue, PREFETCH).await?;
     let acks = Acks::new(channel.clone()).gather();
     let begun = TaskTracker::new();
     loop {
@@ -96,8 +89,7 @@ struct Answers {
 impl Answers {
     async fn open(answering: &Dial) -> Result<Self, SessionError> {
         let connection = answering.connect().await.map_err(SessionError::NoReplies)?;
-        let opening = tokio::time::timeout(OPEN_WITHIN, connection.create_channel()).await;
-        let channel = opening.map_err(|_| SessionError::NoReplies("the broker does not answer".into()))??;
+        let channel = answered(connection.create_channel()).await?;
         Ok(Self { _connection: connection, channel })
     }
 }

@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
-use lapin::{Channel, Connection};
+use lapin::options::{BasicConsumeOptions, BasicQosOptions};
+use lapin::types::FieldTable;
+use lapin::{Channel, Connection, Consumer};
 use thiserror::Error;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -11,6 +14,10 @@ use tokio_util::sync::CancellationToken;
 use super::acks::Acks;
 use super::dial::Dial;
 use super::replies::Replies;
+
+/// For the broker to answer a call. lapin never resolves one to a broker that dies before it answers; and RabbitMQ 3.10,
+/// killed and started again, has kept whoever consumed from a quorum queue without a leader waiting for a minute.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// Why a session ended. The supervisor starts the next.
 #[derive(Debug, Error)]
@@ -21,6 +28,8 @@ pub enum SessionError {
     Cancelled(String),
     #[error("no connection for replies: {0}")]
     NoReplies(String),
+    #[error("RabbitMQ did not answer within {} s", ANSWER_WITHIN.as_secs())]
+    Silent,
 }
 
 /// Consumes and acknowledges on one connection and replies on another: a blocked connection stops acks too.
@@ -47,7 +56,7 @@ impl Session {
     /// # Errors
     /// [`SessionError`]
     pub async fn channel(&self) -> Result<Channel, SessionError> {
-        Ok(self.consuming.create_channel().await?)
+        answered(self.consuming.create_channel()).await
     }
 
     /// Marks the end: what it delivered and nobody began is left to the broker to deliver again.
@@ -77,6 +86,28 @@ impl Session {
     pub async fn settled(&self) {
         self.in_flight.none().await;
     }
+}
+
+/// Bounds a call to the broker in time.
+///
+/// # Errors
+/// [`SessionError::Silent`] or what lapin says.
+pub(super) async fn answered<T>(call: impl Future<Output = lapin::Result<T>>) -> Result<T, SessionError> {
+    match tokio::time::timeout(ANSWER_WITHIN, call).await {
+        Ok(result) => Ok(result?),
+        Err(_) => Err(SessionError::Silent),
+    }
+}
+
+/// Consumes a queue, so many unacknowledged at a time.
+///
+/// # Errors
+/// [`SessionError`]
+pub(super) async fn consume(channel: &Channel, queue: &str, prefetch: u16) -> Result<Consumer, SessionError> {
+    answered(channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
+    let consume =
+        channel.basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default());
+    answered(consume).await
 }
 
 /// Counts what was delivered and is not settled.
