@@ -178,6 +178,7 @@ impl Judge {
     /// Judges and answers a query; `None` where nobody waits for the answer.
     pub async fn query(&self, raw: &RawMessage) -> Option<Answered> {
         let reply_to = raw.properties.reply_to.clone().filter(|name| self.reply_to.allow(name))?;
+        self.services.passwords.make_way();
         let (body, failure) = match self.answer(raw).await {
             Ok(body) => (Ok(body), None),
             Err(NoAnswer::Refused(refusal)) => (Err(refusal), None),

@@ -158,6 +158,8 @@ pub trait Passwords: Send + Sync {
         password: &'a Password,
         hash: &'a PasswordHash,
     ) -> Pending<'a, Result<bool, Failure>>;
+    /// Somebody waits for the answer to a query: for a moment, hashing is to leave a core to it.
+    fn make_way(&self);
 }
 
 /// Keyed digests and sealed bodies, under keys derived from `ROSTER_SECRET`.

@@ -1,13 +1,15 @@
 //! Password hashes: argon2id, on as many blocking threads as there are cores.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use argon2::password_hash::phc::{Output, PasswordHash as Phc, Salt};
 use argon2::{ARGON2ID_IDENT, Algorithm, Argon2, Block, Params, Version};
 use metrics::{counter, histogram};
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::application::error::{Failure, FailureKind};
 use crate::application::password::Password;
@@ -17,13 +19,16 @@ use crate::domain::PasswordHash;
 /// How long a hash's memory is kept for the next one: mapping it anew costs 15 %.
 const WARM: Duration = Duration::from_secs(1);
 
+/// For so long after a query one core is left to it, and to the servers beside it.
+const QUIET: Duration = Duration::from_millis(500);
+
 /// How far threads that hash stand back (`nice`): queries and commands that wait for a core go first.
 const STAND_BACK: i32 = 10;
 
 /// argon2id with m = 19 MiB, t = 2, p = 1.
 #[derive(Debug)]
 pub struct Argon2Passwords {
-    turns: Arc<Semaphore>,
+    turns: Arc<Turns>,
     memory: Arc<Memory>,
 }
 
@@ -37,7 +42,7 @@ impl Argon2Passwords {
     /// At most `threads` hashes at a time; the others wait in the order they came.
     #[must_use]
     pub fn new(threads: usize) -> Self {
-        Self { turns: Arc::new(Semaphore::new(threads)), memory: Arc::default() }
+        Self { turns: Arc::new(Turns::new(threads)), memory: Arc::default() }
     }
 
     /// A hash that nobody began to wait for is not computed; one that was begun is finished.
@@ -47,7 +52,7 @@ impl Argon2Passwords {
     ) -> Result<T, Failure> {
         let asked = Instant::now();
         let gone = |_| failure("the password threads have ended");
-        let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(|_| failure("no more turns"))?;
+        let turn = Turns::take(&self.turns).await?;
         let memory = Arc::clone(&self.memory);
         let result = tokio::task::spawn_blocking(move || {
             if cfg!(target_os = "linux") {
@@ -87,6 +92,10 @@ impl Passwords for Argon2Passwords {
     ) -> Pending<'a, Result<bool, Failure>> {
         let (password, hash) = (password.clone(), hash.clone());
         Box::pin(self.run(move |memory| verify(&password, &hash, memory)))
+    }
+
+    fn make_way(&self) {
+        self.turns.make_way();
     }
 }
 
@@ -131,6 +140,81 @@ fn compute(
         argon2.hash_password_into_with_memory(password.expose().as_bytes(), salt, output, &mut blocks);
     memory.give_back(blocks);
     result.map_err(|_| failure("a password cannot be hashed"))
+}
+
+/// Who may hash: as many at a time as there are cores, one fewer while queries come in. A hash runs for some 20 ms, and
+/// a query passes through several processes, each of which would wait for a core.
+#[derive(Debug)]
+struct Turns {
+    free: Arc<Semaphore>,
+    threads: usize,
+    begun: Instant,
+    /// When the last query came, in ms from `begun`; 0 before the first.
+    asked: AtomicU64,
+    /// One turn is kept back.
+    spared: AtomicBool,
+}
+
+impl Turns {
+    fn new(threads: usize) -> Self {
+        let (begun, asked) = (Instant::now(), AtomicU64::new(0));
+        Self {
+            free: Arc::new(Semaphore::new(threads)),
+            threads,
+            begun,
+            asked,
+            spared: AtomicBool::new(false),
+        }
+    }
+
+    async fn take(this: &Arc<Self>) -> Result<Turn, Failure> {
+        let permit = Arc::clone(&this.free).acquire_owned().await.map_err(|_| failure("no more turns"))?;
+        Ok(Turn { permit: Some(permit), turns: Arc::clone(this) })
+    }
+
+    fn make_way(&self) {
+        self.asked.store(self.now(), Ordering::Relaxed);
+    }
+
+    /// In ms from `begun`, and never 0, which stands for no query at all.
+    fn now(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1)
+    }
+
+    /// For how long queries are still to be let through; zero if not at all.
+    fn busy_for(&self) -> Duration {
+        match self.asked.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            asked => QUIET.saturating_sub(Duration::from_millis(self.now().saturating_sub(asked))),
+        }
+    }
+}
+
+/// The right to hash, until it is dropped.
+struct Turn {
+    permit: Option<OwnedSemaphorePermit>,
+    turns: Arc<Turns>,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let (Some(permit), turns) = (self.permit.take(), Arc::clone(&self.turns)) else { return };
+        if turns.threads < 2 || turns.busy_for().is_zero() || turns.spared.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        // Outside a runtime there are no queries.
+        let Ok(runtime) = Handle::try_current() else { return };
+        runtime.spawn(async move {
+            loop {
+                match turns.busy_for() {
+                    Duration::ZERO => break,
+                    wait => tokio::time::sleep(wait).await,
+                }
+            }
+            turns.spared.store(false, Ordering::Release);
+            drop(permit);
+        });
+    }
 }
 
 /// The working memory of hashes, kept from one to the next while they follow each other closely.
@@ -192,6 +276,35 @@ mod tests {
         assert!(passwords.verify(&"correct horse".into(), &hash).await.unwrap());
         assert!(!passwords.verify(&"wrong horse".into(), &hash).await.unwrap());
         assert_ne!(hash, passwords.hash(&"correct horse".into()).await.unwrap());
+    }
+
+    async fn all(turns: &Arc<Turns>) -> Vec<Turn> {
+        let mut taken = Vec::new();
+        for _ in 0..turns.threads {
+            taken.push(Turns::take(turns).await.unwrap());
+        }
+        taken
+    }
+
+    #[tokio::test]
+    async fn a_turn_is_kept_back_while_queries_come_and_given_back_after_them() {
+        let turns = Arc::new(Turns::new(3));
+        drop(all(&turns).await);
+        assert_eq!(turns.free.available_permits(), 3, "nobody asked");
+        turns.make_way();
+        drop(all(&turns).await);
+        assert_eq!(turns.free.available_permits(), 2);
+        // Only once nobody has asked for a while.
+        assert_eq!(all(&turns).await.len(), 3);
+        assert!(turns.busy_for().is_zero());
+    }
+
+    #[tokio::test]
+    async fn the_only_turn_is_never_kept_back() {
+        let turns = Arc::new(Turns::new(1));
+        turns.make_way();
+        drop(all(&turns).await);
+        assert_eq!(turns.free.available_permits(), 1);
     }
 
     #[tokio::test]

@@ -230,6 +230,8 @@ impl Vault for Nothing {
 }
 
 impl Passwords for Nothing {
+    fn make_way(&self) {}
+
     fn hash<'a>(&'a self, _: &'a Password) -> Pending<'a, Result<PasswordHash, Failure>> {
         Box::pin(std::future::ready(Err(away())))
     }
