@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use crate::application::judge::Judge;
 use crate::config::{Settings, Topology as TopologyMode};
 use crate::infrastructure::rabbitmq::{
-    BrokerError, Connection, Part, Topology, connect, connect_mended, is_unreadable,
+    BrokerError, Connection, Part, Topology, connect, connect_mended, connect_to_publish, is_unreadable,
 };
 use crate::infrastructure::retry::Waits;
 use crate::interfaces::amqp::{Dial, Intake, Lanes, Session, SessionError, answer_queries, collect_parked};
@@ -224,12 +224,12 @@ impl Broker {
     }
 }
 
-/// How more connections of that name are opened.
+/// How more connections of that name are opened, to publish on.
 pub(super) fn dial(url: &str, name: &'static str) -> Dial {
     let url = url.to_owned();
     Dial::new(move || {
         let url = url.clone();
-        async move { connect(&url, name).await.map_err(|error| error.to_string()) }
+        async move { connect_to_publish(&url, name).await.map_err(|error| error.to_string()) }
     })
 }
 

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::application::ports::Outbox;
 use crate::config::Settings;
-use crate::infrastructure::rabbitmq::{BrokerError, EventPublisher, connect};
+use crate::infrastructure::rabbitmq::{BrokerError, EventPublisher, connect_to_publish};
 use crate::infrastructure::relay::{TermEnd, serve_term};
 use crate::infrastructure::retry::Waits;
 use crate::lifecycle::{Component, Health};
@@ -52,7 +52,7 @@ impl<O: Outbox> RelayLoop<O> {
     }
 
     async fn at_the_broker(&self, component: &Component, waits: &mut Waits) -> Result<(), TermEnd> {
-        let connection = Arc::new(connect(&self.url, "roster events").await?);
+        let connection = Arc::new(connect_to_publish(&self.url, "roster events").await?);
         while !self.stop.is_cancelled() {
             if !connection.status().connected() {
                 return Err(BrokerError::Silent.into());

@@ -73,7 +73,7 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
         if let Some(file) = &settings.http_file {
             server.announce(file).await?;
         }
-        tokio::spawn(server.serve(health.clone(), metrics, http_stop.clone()));
+        tokio::spawn(server.serve(health.clone(), metrics.clone(), http_stop.clone()));
     }
 
     let connections =
@@ -104,6 +104,7 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
     let sessions = watch::Sender::<Option<Arc<Session>>>::new(None);
 
     let (work, background) = (TaskTracker::new(), TaskTracker::new());
+    background.spawn(metrics::upkeep(metrics.clone(), stop.clone()));
     let broker = Broker::new(&settings, &judge, &work, &stop);
     if !broker.prepare(&health.component("commands")).await? {
         return Ok(());

@@ -13,7 +13,7 @@ use crate::app::broker::dial;
 use crate::application::message::RawMessage;
 use crate::application::ports::NewEvent;
 use crate::config::BrokerArgs;
-use crate::infrastructure::rabbitmq::{EventPublisher, Sent, connect};
+use crate::infrastructure::rabbitmq::{EventPublisher, Sent, connect, connect_to_publish};
 use crate::interfaces::amqp::{Emit, Session, answer_at_once, pass_through};
 use crate::lifecycle::stop_on_signals;
 
@@ -55,7 +55,7 @@ pub async fn act(part: Part, broker: &BrokerArgs) -> Result<(), BenchError> {
     match part {
         Part::Pipe => {
             // Kept until the end: a connection closes when it is dropped.
-            let publishing = Arc::new(connect(url, "roster bench events").await?);
+            let publishing = Arc::new(connect_to_publish(url, "roster bench events").await?);
             let publisher = EventPublisher::open(&publishing, namespace, "urn:roster:schema:").await?;
             let events = Arc::new(Events { publisher, turn: Mutex::new(()) });
             let session = Session::open(connection, dial(url, "roster bench replies")).await?;

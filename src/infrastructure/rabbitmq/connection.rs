@@ -16,6 +16,10 @@ use super::detour;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Noticed within twice this: a broker that is gone without a word.
 const HEARTBEAT_SECONDS: u16 = 10;
+/// The longest frame, in bytes, on connections that only publish. lapin keeps 64 frames' room for each connection
+/// (`FRAMES_STORAGE`, both ways), all of it resident: with the broker's 128 KiB, 8 MiB. What consumes needs them, because
+/// headers come in one frame, whatever its size.
+const PUBLISHING_FRAME: u32 = 16 * 1024;
 
 /// What went wrong with the broker. Holds no credentials.
 #[derive(Debug, Error)]
@@ -39,8 +43,26 @@ pub enum BrokerError {
 /// # Errors
 /// [`BrokerError::Url`], [`BrokerError::Silent`] or what lapin says.
 pub async fn connect(url: &str, name: &str) -> Result<Connection, BrokerError> {
+    open(address(url)?, name).await
+}
+
+/// As [`connect`], to publish on: nothing long is to be consumed there.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_to_publish(url: &str, name: &str) -> Result<Connection, BrokerError> {
+    let mut uri = address(url)?;
+    uri.query.frame_max.get_or_insert(PUBLISHING_FRAME);
+    open(uri, name).await
+}
+
+fn address(url: &str) -> Result<AMQPUri, BrokerError> {
     let mut uri: AMQPUri = url.parse().map_err(BrokerError::Url)?;
     uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
+    Ok(uri)
+}
+
+async fn open(uri: AMQPUri, name: &str) -> Result<Connection, BrokerError> {
     let properties = ConnectionProperties::default().with_connection_name(name.into());
     in_time(Connection::connect_uri(uri, properties)).await
 }
@@ -50,8 +72,7 @@ pub async fn connect(url: &str, name: &str) -> Result<Connection, BrokerError> {
 /// # Errors
 /// As [`connect`].
 pub async fn connect_mended(url: &str, name: &str) -> Result<Connection, BrokerError> {
-    let mut uri: AMQPUri = url.parse().map_err(BrokerError::Url)?;
-    uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
+    let uri = address(url)?;
     let properties = ConnectionProperties::default().with_connection_name(name.into());
     let connecting = Connection::connector(
         uri,

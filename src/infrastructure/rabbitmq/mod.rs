@@ -8,7 +8,7 @@ mod mending;
 mod publisher;
 mod topology;
 
-pub use connection::{BrokerError, connect, connect_mended, in_time, is_unreadable};
+pub use connection::{BrokerError, connect, connect_mended, connect_to_publish, in_time, is_unreadable};
 pub use lapin::Connection;
 pub use publisher::{EventPublisher, Sent};
 pub use topology::{Part, Standing, State, Topology};

@@ -91,11 +91,13 @@ impl EventPublisher {
         let body = render(event, &self.source, &self.schema_base);
         let channel = self.channel.lock().0.clone();
         let (exchange, key) = (self.exchange.clone(), (&*event.kind).into());
+        // In a box of its own, which goes as soon as the frames are written: thousands wait for their confirms.
+        let handed = Box::pin(async move {
+            let options = BasicPublishOptions::default();
+            channel.basic_publish(exchange, key, options, body.as_bytes(), properties).await
+        });
         let mut sent: Pending<'static, Sent> = Box::pin(async move {
-            let confirmed = async {
-                let options = BasicPublishOptions::default();
-                channel.basic_publish(exchange, key, options, body.as_bytes(), properties).await?.await
-            };
+            let confirmed = async { handed.await?.await };
             match tokio::time::timeout(CONFIRM_WITHIN, confirmed).await {
                 Ok(Ok(Confirmation::Ack(_))) => Sent::Confirmed,
                 Ok(Ok(Confirmation::Nack(_))) => Sent::Refused,
