@@ -12,6 +12,7 @@ use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use metrics::counter;
 use thiserror::Error;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -20,12 +21,16 @@ use crate::application::error::Failure;
 use crate::application::ports::{NewEvent, Outbox, OutboxLeader, Pending};
 use crate::failpoint;
 
-/// Events that are read and not yet confirmed, at most: more are left in the outbox.
-const WINDOW: usize = 4096;
+/// Events that are read and not yet confirmed: no batch is read while there are so many.
+const WINDOW: usize = 2048;
 /// Batches read at a time.
 const READ: usize = 64;
 /// Batches whose rows are deleted in one go, while more are on their way.
 const DELETE: usize = 16;
+/// From a commit to reading it: those that follow close on it share a read, and its reply leaves first.
+const GATHER: Duration = Duration::from_millis(2);
+/// From a batch's last confirm to the deletion of its row, for others to share it.
+const LINGER: Duration = Duration::from_millis(50);
 /// The leader's session is lost after 10 s without a call; also the slow poll.
 const HEARTBEAT: Duration = Duration::from_secs(2);
 /// Before a refused event is sent again, doubling from the first to the second.
@@ -61,16 +66,20 @@ pub async fn serve_term<O: Outbox>(
         batches: HashMap::new(),
         left: 0,
         progress: FuturesUnordered::new(),
+        more: false,
         done: Vec::new(),
         refused: false,
     };
+    let (mut reading, mut deleting) = (Alarm::default(), Alarm::default());
     let mut heartbeat = tokio::time::interval(HEARTBEAT);
     heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        let mut read = false;
+        let (mut read, mut delete) = (false, false);
         tokio::select! {
             Some(progress) = term.progress.next() => term.advance(progress)?,
-            () = outbox.committed(), if term.has_room() => read = true,
+            () = outbox.committed(), if term.has_room() && !reading.is_set() => reading.set(GATHER),
+            () = reading.rings() => read = true,
+            () = deleting.rings() => delete = true,
             _ = heartbeat.tick() => {
                 // Even where there is no room to read, the session must be seen to live before the next publish.
                 leader.heartbeat().await?;
@@ -87,14 +96,42 @@ pub async fn serve_term<O: Outbox>(
             // That may have taken longer than the session lives.
             leader.heartbeat().await?;
         }
-        if term.done.len() >= DELETE || (term.left == 0 && !term.done.is_empty()) {
+        if delete || term.done.len() >= DELETE {
+            deleting = Alarm::default();
             term.delete(leader).await?;
             // There may be more than was read last.
             read |= term.has_room();
         }
+        read |= term.more && term.left < WINDOW / 2;
         if read {
+            reading = Alarm::default();
             term.read(leader).await?;
         }
+        if !term.done.is_empty() && !deleting.is_set() {
+            deleting.set(LINGER);
+        }
+    }
+}
+
+/// Rings once, some time after it was set.
+#[derive(Debug, Default)]
+struct Alarm(Option<Instant>);
+
+impl Alarm {
+    fn set(&mut self, after: Duration) {
+        self.0 = Some(Instant::now() + after);
+    }
+
+    const fn is_set(&self) -> bool {
+        self.0.is_some()
+    }
+
+    async fn rings(&mut self) {
+        match self.0 {
+            Some(at) => tokio::time::sleep_until(at).await,
+            None => std::future::pending().await,
+        }
+        self.0 = None;
     }
 }
 
@@ -126,6 +163,8 @@ struct Term<'a> {
     /// How many events of each batch are not confirmed yet.
     batches: HashMap<i64, usize>,
     left: usize,
+    /// There was no room for all that was to be read.
+    more: bool,
     progress: FuturesUnordered<Pending<'static, Progress>>,
     done: Vec<i64>,
     /// An event was refused since this was last looked at.
@@ -141,9 +180,20 @@ impl Term<'_> {
     /// than one with a higher, though never one that shares an aggregate with it.
     async fn read<L: OutboxLeader>(&mut self, leader: &mut L) -> Result<(), TermEnd> {
         let limit = u32::try_from(self.batches.len() + READ).unwrap_or(u32::MAX);
-        for batch in leader.pending(0, limit).await? {
-            let Entry::Vacant(entry) = self.batches.entry(batch.id) else { continue };
-            entry.insert(batch.events.len());
+        let (batches, mut left, mut more) = (&self.batches, self.left, false);
+        let wanted = |id, events| {
+            if batches.contains_key(&id) {
+                return false;
+            }
+            let room = left < WINDOW;
+            left += if room { events } else { 0 };
+            more |= !room;
+            room
+        };
+        let pending = leader.pending(limit, wanted).await?;
+        self.more = more;
+        for batch in pending {
+            self.batches.insert(batch.id, batch.events.len());
             self.left += batch.events.len();
             let mut order: Vec<usize> = (0..batch.events.len()).collect();
             if failpoint::bug("relay_out_of_order") {

@@ -143,13 +143,17 @@ impl Drop for PgLeader {
 }
 
 impl OutboxLeader for PgLeader {
-    async fn pending(&mut self, after: i64, limit: u32) -> Result<Vec<CommittedBatch>, Failure> {
+    async fn pending(
+        &mut self,
+        limit: u32,
+        mut wanted: impl FnMut(i64, usize) -> bool + Send,
+    ) -> Result<Vec<CommittedBatch>, Failure> {
         let query = sqlx::query!(
-            "select batch_id, created_at, first_event from outbox where batch_id > $1 order by batch_id limit $2",
-            after,
+            "select batch_id, created_at, events, first_event from outbox order by batch_id limit $1",
             i64::from(limit)
         );
-        let rows = answered(query.fetch_all(&mut self.session)).await?;
+        let mut rows = answered(query.fetch_all(&mut self.session)).await?;
+        rows.retain(|row| wanted(row.batch_id, usize::try_from(row.events).unwrap_or(0)));
         let mut known = Vec::with_capacity(rows.len());
         for row in &rows {
             let events = row.first_event.and_then(|event| self.handover.recall(event));
