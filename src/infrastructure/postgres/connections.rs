@@ -14,8 +14,10 @@ use super::errors;
 use super::loan::answered;
 use super::shelf::{FRESH, PING, Shelf};
 
-/// For queries, and for the one that listens for other processes' batches.
+/// For lists, and for the one that listens for other processes' batches.
 pub const READERS: u32 = 4 + 1;
+/// For looking up users by their keys.
+pub const LOOKERS: u32 = 2;
 
 /// The pools of one process. Nothing connects before it is used.
 #[derive(Debug, Clone)]
@@ -24,6 +26,8 @@ pub struct Connections {
     pub queries: PgPool,
     pub(super) shelf: Arc<Shelf>,
     pub(super) readers: Arc<Shelf>,
+    pub(super) lookers: Arc<Shelf>,
+    lookups: PgPool,
     options: PgConnectOptions,
 }
 
@@ -33,14 +37,17 @@ impl Connections {
     pub fn new(url: &SecretString, lanes: u32) -> Result<Self, Failure> {
         let options = options(url)?;
         // These touch single rows only, in statements of one shape. A plan made while a table was small must not
-        // scan it when it has grown; and planning a batch of one command anew costs more than carrying it out.
+        // scan it when it has grown; and planning a batch of one anew costs more than carrying it out.
         let pointed =
             options.clone().options([("enable_seqscan", "off"), ("plan_cache_mode", "force_generic_plan")]);
         let commands = pool(lanes + 2).connect_lazy_with(pointed.clone());
         let queries = pool(READERS).connect_lazy_with(options);
+        let lookups = pool(LOOKERS).connect_lazy_with(pointed.clone());
         Ok(Self {
             shelf: Arc::new(Shelf::new(commands.clone(), lanes + 2)),
             readers: Arc::new(Shelf::new(queries.clone(), READERS)),
+            lookers: Arc::new(Shelf::new(lookups.clone(), LOOKERS)),
+            lookups,
             commands,
             queries,
             options: pointed,
@@ -63,7 +70,8 @@ impl Connections {
     pub async fn close(&self) {
         self.shelf.clear();
         self.readers.clear();
-        tokio::join!(self.commands.close(), self.queries.close());
+        self.lookers.clear();
+        tokio::join!(self.commands.close(), self.queries.close(), self.lookups.close());
     }
 }
 

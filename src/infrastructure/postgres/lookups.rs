@@ -13,6 +13,7 @@ use crate::application::error::Failure;
 use crate::application::query::UserKey;
 use crate::domain::{Email, Role};
 
+use super::connections::LOOKERS;
 use super::errors;
 use super::loan::answered;
 use super::read_model::read;
@@ -20,12 +21,11 @@ use super::shelf::Shelf;
 
 /// How many share a statement.
 const TOGETHER: usize = 256;
-/// How many statements run at the same time.
-const SIDE_BY_SIDE: usize = 2;
 
 type Answer = Result<Option<UserView>, Failure>;
 type Queue = mpsc::Receiver<(UserKey, oneshot::Sender<Answer>)>;
 
+/// As many statements run at the same time as there are connections for them.
 #[derive(Debug)]
 pub struct Lookups {
     queue: mpsc::Sender<(UserKey, oneshot::Sender<Answer>)>,
@@ -37,7 +37,7 @@ impl Lookups {
         let (queue, waiting) = mpsc::channel(TOGETHER);
         let waiting = Arc::new(Mutex::new(waiting));
         let workers =
-            (0..SIDE_BY_SIDE).map(|_| tokio::spawn(work(Arc::clone(shelf), Arc::clone(&waiting)))).collect();
+            (0..LOOKERS).map(|_| tokio::spawn(work(Arc::clone(shelf), Arc::clone(&waiting)))).collect();
         Self { queue, workers }
     }
 

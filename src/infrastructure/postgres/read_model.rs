@@ -48,7 +48,7 @@ impl PgReadModel {
     #[must_use]
     pub fn new(connections: &Connections, source: String, schema_base: String) -> Self {
         let shelf = Arc::clone(&connections.readers);
-        Self { lookups: Lookups::new(&shelf), shelf, source, schema_base }
+        Self { lookups: Lookups::new(&connections.lookers), shelf, source, schema_base }
     }
 }
 
