@@ -32,8 +32,12 @@ pub async fn write(loan: &mut Loan, changes: &Changes, events: &[NewEvent]) -> R
     let created = Users::of(changes.created.iter());
     let events = Events::of(events);
     let answers = Answers::of(&changes.answers);
-    let query = sqlx::query!(
-        r#"with updated as (
+    // The part that creates users is left out where none are created: it would open the table and its indexes, and
+    // fire its triggers, to write nothing.
+    macro_rules! statement {
+        ($create:literal, $check:literal, $($created:tt)*) => {
+            sqlx::query!(
+                r#"with updated as (
             update users set email = u.email, name = u.name, role = u.role, password_hash = u.password_hash,
                 version = u.version, updated_at = u.updated_at, deleted_at = u.deleted_at
             from unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[],
@@ -43,24 +47,16 @@ pub async fn write(loan: &mut Loan, changes: &Changes, events: &[NewEvent]) -> R
             returning 1
         ), batch as materialized (
             select nextval('batch_ids') as id from (select count(*) from updated) as locked
-            where cardinality($20::uuid[]) > 0
-        ), created as (
-            insert into users
-                (id, email, name, role, password_hash, version, created_at, updated_at, deleted_at)
-            select * from unnest($10::uuid[], $11::text[], $12::text[], $13::text[], $14::text[], $15::bigint[],
-                    $16::timestamptz[], $17::timestamptz[], $18::timestamptz[])
-                as u (id, email, name, role, password_hash, version, created_at, updated_at, deleted_at)
-            order by u.email
-            on conflict do nothing
-            returning 1
-        ), recorded as (
+            where cardinality($11::uuid[]) > 0
+        )"# + $create
+                    + r#", recorded as (
             insert into events
                 (batch_id, id, subject, sequence, type, data, occurred_at, causation_id, correlation_id, actor,
                 traceparent, tracestate)
             select batch.id, e.id, e.subject, e.sequence, e.type, e.data::json, e.occurred_at, e.causation_id,
                 e.correlation_id, e.actor, e.traceparent, e.tracestate
-            from batch, unnest($19::uuid[], $20::uuid[], $21::bigint[], $22::text[], $23::text[],
-                    $24::timestamptz[], $25::uuid[], $26::text[], $27::text[], $28::text[], $29::text[])
+            from batch, unnest($10::uuid[], $11::uuid[], $12::bigint[], $13::text[], $14::text[],
+                    $15::timestamptz[], $16::uuid[], $17::text[], $18::text[], $19::text[], $20::text[])
                 with ordinality
                 as e (id, subject, sequence, type, data, occurred_at, causation_id, correlation_id, actor,
                     traceparent, tracestate, n)
@@ -68,11 +64,11 @@ pub async fn write(loan: &mut Loan, changes: &Changes, events: &[NewEvent]) -> R
             returning 1
         ), noted as (
             insert into outbox (batch_id, events, first_event)
-            select id, cardinality($20::uuid[]), ($19::uuid[])[1] from batch
+            select id, cardinality($11::uuid[]), ($10::uuid[])[1] from batch
             returning 1
         ), answered as (
             insert into inbox (message_id, issued_on, type, actor, fingerprint, answer)
-            select * from unnest($30::uuid[], $31::date[], $32::text[], $33::text[], $34::bytea[], $35::text[])
+            select * from unnest($21::uuid[], $22::date[], $23::text[], $24::text[], $25::bytea[], $26::text[])
                 as a (message_id, issued_on, type, actor, fingerprint, answer)
             order by a.message_id
             on conflict do nothing
@@ -80,67 +76,89 @@ pub async fn write(loan: &mut Loan, changes: &Changes, events: &[NewEvent]) -> R
         )
         select case
             when (select count(*) from updated) <> cardinality($1)
-                then roster_conflict('a user was changed')
-            when (select count(*) from created) <> cardinality($10)
-                then roster_conflict('an address or an id was taken')
-            when (select count(*) from answered) <> cardinality($30)
+                then roster_conflict('a user was changed')"#
+                    + $check
+                    + r#"
+            when (select count(*) from answered) <> cardinality($21)
                 then roster_conflict('a message was handled')
-            when $36 and exists (select from failed_commands where message_id = any($30))
+            when $27 and exists (select from failed_commands where message_id = any($21))
                 then roster_conflict('a message was kept before')
-            when (select count(*) from recorded) <> cardinality($20)
+            when (select count(*) from recorded) <> cardinality($11)
                 then roster_conflict('an event was not recorded')
-            when (select count(*) from noted) <> least(cardinality($20), 1)
+            when (select count(*) from noted) <> least(cardinality($11), 1)
                 then roster_conflict('the batch was not noted')
             else true
         end as "written!""#,
-        &updated.ids,
-        &versions,
-        &updated.emails as _,
-        &updated.names as _,
-        &updated.roles as _,
-        &updated.hashes as _,
-        &updated.versions,
-        &updated.updated,
-        &updated.deleted as _,
-        &created.ids,
-        &created.emails as _,
-        &created.names as _,
-        &created.roles as _,
-        &created.hashes as _,
-        &created.versions,
-        &created.created,
-        &created.updated,
-        &created.deleted as _,
-        &events.ids,
-        &events.subjects,
-        &events.sequences,
-        &events.kinds as _,
-        &events.data as _,
-        &events.times,
-        &events.causes,
-        &events.correlations as _,
-        &events.actors as _,
-        &events.parents as _,
-        &events.states as _,
-        &answers.ids,
-        &answers.days,
-        &answers.kinds as _,
-        &answers.actors as _,
-        &answers.fingerprints as _,
-        &answers.answers as _,
-        changes.unasked,
-    );
+                &updated.ids,
+                &versions,
+                &updated.emails as _,
+                &updated.names as _,
+                &updated.roles as _,
+                &updated.hashes as _,
+                &updated.versions,
+                &updated.updated,
+                &updated.deleted as _,
+                &events.ids,
+                &events.subjects,
+                &events.sequences,
+                &events.kinds as _,
+                &events.data as _,
+                &events.times,
+                &events.causes,
+                &events.correlations as _,
+                &events.actors as _,
+                &events.parents as _,
+                &events.states as _,
+                &answers.ids,
+                &answers.days,
+                &answers.kinds as _,
+                &answers.actors as _,
+                &answers.fingerprints as _,
+                &answers.answers as _,
+                changes.unasked,
+                $($created)*
+            )
+        };
+    }
     let connection = loan.connection()?;
     let mut missing = false;
     let answer = answered(async {
-        let answer = query.fetch_one(connection).await;
+        let answer = if created.ids.is_empty() {
+            statement!("", "",).fetch_one(connection).await.map(|_| ())
+        } else {
+            let query = statement!(
+                r#", created as (
+            insert into users
+                (id, email, name, role, password_hash, version, created_at, updated_at, deleted_at)
+            select * from unnest($28::uuid[], $29::text[], $30::text[], $31::text[], $32::text[], $33::bigint[],
+                    $34::timestamptz[], $35::timestamptz[], $36::timestamptz[])
+                as u (id, email, name, role, password_hash, version, created_at, updated_at, deleted_at)
+            order by u.email
+            on conflict do nothing
+            returning 1
+        )"#,
+                r#"
+            when (select count(*) from created) <> cardinality($28)
+                then roster_conflict('an address or an id was taken')"#,
+                &created.ids,
+                &created.emails as _,
+                &created.names as _,
+                &created.roles as _,
+                &created.hashes as _,
+                &created.versions,
+                &created.created,
+                &created.updated,
+                &created.deleted as _,
+            );
+            query.fetch_one(connection).await.map(|_| ())
+        };
         missing = answer.as_ref().is_err_and(errors::is_missing_partition);
         answer
     })
     .await;
     match loan.note(answer) {
         Err(failure) if missing => Ok(Flushed::MissingPartition(failure)),
-        answer => answer.map(|_| Flushed::Written),
+        answer => answer.map(|()| Flushed::Written),
     }
 }
 

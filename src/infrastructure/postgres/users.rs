@@ -25,21 +25,31 @@ struct Row {
 /// Locks nothing: whoever changes one of them meanwhile is found when the batch is written.
 pub async fn read(loan: &mut Loan, needs: &Needs) -> Result<Workspace, Failure> {
     let ids: Vec<Uuid> = needs.users.iter().map(|id| id.uuid()).collect();
-    let emails: Vec<&str> = needs.emails.iter().map(Email::as_str).collect();
-    // Who is found both ways counts once in the workspace.
-    let query = sqlx::query_as!(
-        Row,
-        r#"select id as "id!", email as "email!", name as "name!", role as "role!",
-            password_hash as "password_hash!", version as "version!", created_at as "created_at!",
-            updated_at as "updated_at!", deleted_at
-        from users where id = any($1)
-        union all
-        select id, email, name, role, password_hash, version, created_at, updated_at, deleted_at
-        from users where email = any($2) and deleted_at is null"#,
-        &ids,
-        &emails as _
-    );
-    let rows = answered(query.fetch_all(loan.connection()?)).await;
+    let rows = if needs.emails.is_empty() {
+        let query = sqlx::query_as!(
+            Row,
+            r#"select id, email, name, role, password_hash, version, created_at, updated_at, deleted_at
+            from users where id = any($1)"#,
+            &ids
+        );
+        answered(query.fetch_all(loan.connection()?)).await
+    } else {
+        let emails: Vec<&str> = needs.emails.iter().map(Email::as_str).collect();
+        // Who is found both ways counts once in the workspace.
+        let query = sqlx::query_as!(
+            Row,
+            r#"select id as "id!", email as "email!", name as "name!", role as "role!",
+                password_hash as "password_hash!", version as "version!", created_at as "created_at!",
+                updated_at as "updated_at!", deleted_at
+            from users where id = any($1)
+            union all
+            select id, email, name, role, password_hash, version, created_at, updated_at, deleted_at
+            from users where email = any($2) and deleted_at is null"#,
+            &ids,
+            &emails as _
+        );
+        answered(query.fetch_all(loan.connection()?)).await
+    };
     let users: Result<Vec<User>, Failure> = loan.note(rows)?.into_iter().map(user).collect();
     users.map(Workspace::new)
 }
