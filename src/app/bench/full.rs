@@ -80,9 +80,9 @@ async fn queries(bench: &Bench<'_>, caller: &Caller) -> Result<Histogram<u64>, B
 }
 
 async fn held_transaction(bench: &Bench<'_>, full: Full, report: &mut Report) -> Result<(), BenchError> {
-    let mut without = Vec::new();
+    let mut before = Vec::new();
     for _ in 0..bench.plan.rounds {
-        without.push(throughput::batch_rate(bench, "without an open transaction").await?);
+        before.push(throughput::batch_rate(bench, "before a transaction is open").await?);
     }
     let held = bench.stage.database.hold_transaction().await?;
     bench.begin("a transaction is open");
@@ -91,12 +91,19 @@ async fn held_transaction(bench: &Bench<'_>, full: Full, report: &mut Report) ->
     while begun.elapsed() < full.hold {
         throughput::batch_rate(bench, "while a transaction is open").await?;
     }
-    for without in without {
-        let with = throughput::batch_rate(bench, "with an open transaction").await?;
-        report.note("batch_held", "/s", with);
-        report.ratio("held_transaction", with / without);
+    let mut with = Vec::new();
+    for _ in 0..bench.plan.rounds {
+        with.push(throughput::batch_rate(bench, "with an open transaction").await?);
     }
     drop(held);
+    // In five minutes the machine's own speed changes, too: compared with the mean of before and after.
+    for (before, with) in before.into_iter().zip(with) {
+        let after = throughput::batch_rate(bench, "after it has ended").await?;
+        report.note("batch_before_held", "/s", before);
+        report.note("batch_held", "/s", with);
+        report.note("batch_after_held", "/s", after);
+        report.ratio("held_transaction", with / f64::midpoint(before, after));
+    }
     Ok(())
 }
 
