@@ -57,5 +57,5 @@ pub async fn drop(
 }
 
 fn open(database: &DatabaseArgs) -> Result<Connections, Failure> {
-    Connections::new(database.database_url.as_secret(), 1)
+    Connections::few(database.database_url.as_secret())
 }

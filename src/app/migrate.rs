@@ -30,5 +30,5 @@ pub async fn status(database: &DatabaseArgs) -> Result<String, Failure> {
 }
 
 fn open(database: &DatabaseArgs) -> Result<Connections, Failure> {
-    Connections::new(database.database_url.as_secret(), 1)
+    Connections::few(database.database_url.as_secret())
 }

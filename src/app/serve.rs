@@ -76,8 +76,8 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
         tokio::spawn(server.serve(health.clone(), metrics.clone(), http_stop.clone()));
     }
 
-    let connections =
-        Connections::new(settings.database.database_url.as_secret(), settings.database_connections())?;
+    let url = settings.database.database_url.as_secret();
+    let connections = Connections::new(url, settings.lanes, settings.database_connections())?;
     let retention = Retention {
         dedupe_days: settings.dedupe_days,
         event_days: settings.event_days,

@@ -185,8 +185,8 @@ pub struct Settings {
     #[arg(value_parser = clap::value_parser!(u16).range(1..))]
     pub prefetch: Option<u16>,
 
-    /// The most connections to Postgres (4 to 1000) [default: lanes + 8]
-    #[arg(long, env = "ROSTER_DATABASE_CONNECTIONS", value_name = "COUNT", value_parser = values::bounded(4, 1000))]
+    /// The most connections to Postgres (6 to 1000) [default: lanes + 10]
+    #[arg(long, env = "ROSTER_DATABASE_CONNECTIONS", value_name = "COUNT", value_parser = values::bounded(6, 1000))]
     pub database_connections: Option<u32>,
 
     /// Days for which the same message gets the same answer (1 to 90)
@@ -263,10 +263,10 @@ impl Settings {
         self.prefetch.unwrap_or_else(|| u16::try_from(derived).unwrap_or(u16::MAX))
     }
 
-    /// Connections to Postgres, given or derived: one for each lane, the rest for queries, the relay and upkeep.
+    /// Connections to Postgres, given or derived: one for each lane, the rest for queries, the relay, kept commands and upkeep.
     #[must_use]
     pub fn database_connections(&self) -> u32 {
-        self.database_connections.unwrap_or(self.lanes + 8)
+        self.database_connections.unwrap_or(self.lanes + 10)
     }
 }
 

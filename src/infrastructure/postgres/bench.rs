@@ -41,10 +41,10 @@ impl BenchDatabase {
     /// # Errors
     /// A [`Failure`] of the store.
     pub async fn create(url: &SecretString, name: &str) -> Result<Self, Failure> {
-        let server = Connections::new(&with_database(url, "postgres"), 1)?;
+        let server = Connections::few(&with_database(url, "postgres"))?;
         let own_url = with_database(url, name);
         run(&mut patient(&server).await?, format!("create database {name}")).await?;
-        let own = Connections::new(&own_url, 1)?;
+        let own = Connections::few(&own_url)?;
         let database = Self { name: name.to_owned(), url: own_url, server, own };
         let ready = async {
             migrations::up(&database.own).await?;

@@ -1,4 +1,4 @@
-//! How connections are made: one small pool for commands, one for queries, and sessions of their own.
+//! How connections are made: small pools for commands, lists and lookups, and sessions of their own.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,10 +14,27 @@ use super::errors;
 use super::loan::answered;
 use super::shelf::{FRESH, PING, Shelf};
 
-/// For lists, and for the one that listens for other processes' batches.
-pub const READERS: u32 = 4 + 1;
-/// For looking up users by their keys.
-pub const LOOKERS: u32 = 2;
+/// How a process's connections are shared out, beside the one that the relay's session has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Shares {
+    /// One for each lane, and for what runs beside them, if there are so many.
+    commands: u32,
+    /// For looking up users by their keys.
+    lookers: u32,
+    /// For lists, and for the one that listens for other processes' batches.
+    readers: u32,
+}
+
+impl Shares {
+    const RELAY: u32 = 1;
+
+    fn of(lanes: u32, most: u32) -> Self {
+        let commands = most.saturating_sub(5).clamp(2, lanes.saturating_add(4));
+        let rest = most.saturating_sub(Self::RELAY + commands);
+        let lookers = if rest < 5 { 1 } else { 2 };
+        Self { commands, lookers, readers: rest.saturating_sub(lookers).max(2) }
+    }
+}
 
 /// The pools of one process. Nothing connects before it is used.
 #[derive(Debug, Clone)]
@@ -32,26 +49,33 @@ pub struct Connections {
 }
 
 impl Connections {
+    /// At most `most` connections, but six at least.
+    ///
     /// # Errors
     /// A [`Failure`] where the URL cannot be read; it does not repeat the URL.
-    pub fn new(url: &SecretString, lanes: u32) -> Result<Self, Failure> {
+    pub fn new(url: &SecretString, lanes: u32, most: u32) -> Result<Self, Failure> {
+        let Shares { commands, lookers, readers } = Shares::of(lanes, most);
         let options = options(url)?;
         // These touch single rows only, in statements of one shape. A plan made while a table was small must not
         // scan it when it has grown; and planning a batch of one anew costs more than carrying it out.
         let pointed =
             options.clone().options([("enable_seqscan", "off"), ("plan_cache_mode", "force_generic_plan")]);
-        let commands = pool(lanes + 2).connect_lazy_with(pointed.clone());
-        let queries = pool(READERS).connect_lazy_with(options);
-        let lookups = pool(LOOKERS).connect_lazy_with(pointed.clone());
-        Ok(Self {
-            shelf: Arc::new(Shelf::new(commands.clone(), lanes + 2)),
-            readers: Arc::new(Shelf::new(queries.clone(), READERS)),
-            lookers: Arc::new(Shelf::new(lookups.clone(), LOOKERS)),
-            lookups,
-            commands,
-            queries,
-            options: pointed,
-        })
+        let shelved = |size, options| {
+            let pool = pool(size).connect_lazy_with(options);
+            (Arc::new(Shelf::new(pool.clone(), size)), pool)
+        };
+        let (shelf, commands) = shelved(commands, pointed.clone());
+        let (lookers, lookups) = shelved(lookers, pointed.clone());
+        let (readers, queries) = shelved(readers, options);
+        Ok(Self { shelf, lookers, readers, commands, lookups, queries, options: pointed })
+    }
+
+    /// As [`new`](Self::new), for a command-line tool.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn few(url: &SecretString) -> Result<Self, Failure> {
+        Self::new(url, 1, 6)
     }
 
     /// A session outside the pools, which ends when it is not used for `idle`.
@@ -143,6 +167,23 @@ mod tests {
     fn only_loopback_goes_without_tls_unasked(#[case] url: &str, #[case] plain: bool) {
         let mode = options(&SecretString::from(url)).unwrap().get_ssl_mode();
         assert_eq!(matches!(mode, PgSslMode::Disable), plain);
+    }
+
+    #[rstest]
+    #[case::by_default(4, 14, 8, 2, 3)]
+    #[case::many_lanes(16, 26, 20, 2, 3)]
+    #[case::more_for_lists(4, 20, 8, 2, 9)]
+    #[case::fewer_than_lanes(16, 10, 5, 1, 3)]
+    #[case::the_least(4, 6, 2, 1, 2)]
+    fn connections_are_shared_out_and_no_more_than_there_are(
+        #[case] lanes: u32,
+        #[case] most: u32,
+        #[case] commands: u32,
+        #[case] lookers: u32,
+        #[case] readers: u32,
+    ) {
+        assert_eq!(Shares::of(lanes, most), Shares { commands, lookers, readers });
+        assert_eq!(Shares::RELAY + commands + lookers + readers, most);
     }
 
     #[test]

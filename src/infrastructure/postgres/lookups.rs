@@ -13,7 +13,6 @@ use crate::application::error::Failure;
 use crate::application::query::UserKey;
 use crate::domain::{Email, Role};
 
-use super::connections::LOOKERS;
 use super::errors;
 use super::loan::answered;
 use super::read_model::read;
@@ -37,7 +36,7 @@ impl Lookups {
         let (queue, waiting) = mpsc::channel(TOGETHER);
         let waiting = Arc::new(Mutex::new(waiting));
         let workers =
-            (0..LOOKERS).map(|_| tokio::spawn(work(Arc::clone(shelf), Arc::clone(&waiting)))).collect();
+            (0..shelf.size()).map(|_| tokio::spawn(work(Arc::clone(shelf), Arc::clone(&waiting)))).collect();
         Self { queue, workers }
     }
 
@@ -65,7 +64,7 @@ async fn work(shelf: Arc<Shelf>, waiting: Arc<Mutex<Queue>>) {
         }
         // A lookup whose caller is gone costs nothing more.
         batch.retain(|(_, sender)| !sender.is_closed());
-        let found = read(|| find(&shelf, batch.iter().map(|(key, _)| key))).await;
+        let found = read(&shelf, || find(&shelf, batch.iter().map(|(key, _)| key))).await;
         for (key, sender) in batch {
             let answer = match &found {
                 Ok(users) => Ok(users.get(&key).cloned()),

@@ -9,7 +9,7 @@ use crate::application::ports::{Pending, ReadModel};
 use crate::application::query::{EventFilter, UserFilter, UserKey};
 use crate::domain::{Id, PasswordHash, User};
 
-use super::connections::{Connections, READERS};
+use super::connections::Connections;
 use super::event_list;
 use super::loan::answered;
 use super::lookups::Lookups;
@@ -20,12 +20,12 @@ use super::user_list;
 const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// Reads, and reads again where the connection was lost while it rested, as all do when the server is restarted.
-pub(super) async fn read<T, F>(read: impl Fn() -> F) -> Result<T, Failure>
+pub(super) async fn read<T, F>(shelf: &Shelf, read: impl Fn() -> F) -> Result<T, Failure>
 where
     F: Future<Output = Result<T, Failure>>,
 {
     let begun = Instant::now();
-    for _ in 0..READERS {
+    for _ in 0..shelf.size() {
         match read().await {
             Err(failure) if failure.kind == FailureKind::Away && begun.elapsed() < AT_ONCE => {}
             answer => return answer,
@@ -61,18 +61,18 @@ impl ReadModel for PgReadModel {
         &'a self,
         filter: &'a UserFilter,
     ) -> Pending<'a, Result<(Vec<UserView>, PageMeta), Failure>> {
-        Box::pin(read(|| user_list::list(&self.shelf, filter)))
+        Box::pin(read(&self.shelf, || user_list::list(&self.shelf, filter)))
     }
 
     fn events<'a>(
         &'a self,
         filter: &'a EventFilter,
     ) -> Pending<'a, Result<(Vec<EventView>, EventPage), Failure>> {
-        Box::pin(read(|| event_list::list(&self.shelf, filter, &self.source, &self.schema_base)))
+        Box::pin(read(&self.shelf, || event_list::list(&self.shelf, filter, &self.source, &self.schema_base)))
     }
 
     fn password_hash(&self, id: Id<User>) -> Pending<'_, Result<Option<PasswordHash>, Failure>> {
-        Box::pin(read(move || async move {
+        Box::pin(read(&self.shelf, move || async move {
             let query = sqlx::query_scalar!(
                 "select password_hash from users where id = $1 and deleted_at is null",
                 id.uuid()

@@ -31,6 +31,10 @@ impl Shelf {
         Self { pool, resting: Mutex::new(Vec::new()), size }
     }
 
+    pub const fn size(&self) -> u32 {
+        self.size
+    }
+
     /// A connection, and whether it rested here: then it may turn out to be dead, and another try is worth while.
     pub async fn take(&self) -> Result<(PoolConnection<Postgres>, bool), Failure> {
         while let Some((since, mut connection)) = self.pop() {
