@@ -30,6 +30,18 @@ async fn a_user_is_found_by_id_and_by_email_in_any_case() {
     }
 }
 
+/// Those that wait for a connection get the next that becomes free.
+#[tokio::test]
+async fn more_lists_at_once_than_there_are_connections_are_all_answered() {
+    let (stage, _worker) = Stage::with_worker().await;
+    let caller = stage.service().await;
+    caller.create_many("user", 3).await;
+    let requests: Vec<_> = (0..60).map(|_| caller.request("user.list.v1", json!({}))).collect();
+    for reply in caller.ask_all(&requests).await {
+        assert!(reply.is_success(), "{}", reply.body);
+    }
+}
+
 #[tokio::test]
 async fn many_lookups_at_once_each_get_their_own_answer() {
     let (stage, _worker) = Stage::with_worker().await;

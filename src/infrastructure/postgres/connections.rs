@@ -60,13 +60,14 @@ impl Connections {
         // scan it when it has grown; and planning a batch of one anew costs more than carrying it out.
         let pointed =
             options.clone().options([("enable_seqscan", "off"), ("plan_cache_mode", "force_generic_plan")]);
-        let shelved = |size, options| {
+        // So many of a pool's connections are used beside the shelf.
+        let shelved = |size, beside, options| {
             let pool = pool(size).connect_lazy_with(options);
-            (Arc::new(Shelf::new(pool.clone(), size)), pool)
+            (Arc::new(Shelf::new(pool.clone(), size - beside)), pool)
         };
-        let (shelf, commands) = shelved(commands, pointed.clone());
-        let (lookers, lookups) = shelved(lookers, pointed.clone());
-        let (readers, queries) = shelved(readers, options);
+        let (shelf, commands) = shelved(commands, 1, pointed.clone());
+        let (lookers, lookups) = shelved(lookers, 0, pointed.clone());
+        let (readers, queries) = shelved(readers, 1, options);
         Ok(Self { shelf, lookers, readers, commands, lookups, queries, options: pointed })
     }
 

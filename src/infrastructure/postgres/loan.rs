@@ -3,14 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::pool::PoolConnection;
+use sqlx::SqlSafeStr;
 use sqlx::postgres::PgConnection;
-use sqlx::{Postgres, SqlSafeStr};
 
 use crate::application::error::{Failure, FailureKind};
 
 use super::errors;
-use super::shelf::Shelf;
+use super::shelf::{Shelf, Taken};
 
 /// More than the server's own limits, which answer first as long as there is a server.
 const PATIENCE: Duration = Duration::from_secs(18);
@@ -28,7 +27,7 @@ pub async fn answered<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -
 /// server rolls back: the pool would otherwise lend it on with the transaction still open.
 #[derive(Debug)]
 pub struct Loan {
-    connection: Option<PoolConnection<Postgres>>,
+    taken: Option<Taken>,
     shelf: Arc<Shelf>,
     state: State,
     begun: bool,
@@ -48,9 +47,9 @@ enum State {
 impl Loan {
     /// Borrows a connection on which each statement commits by itself.
     pub async fn take(shelf: &Arc<Shelf>) -> Result<Self, Failure> {
-        let (connection, rested) = shelf.take().await?;
-        let (connection, shelf) = (Some(connection), Arc::clone(shelf));
-        Ok(Self { connection, shelf, state: State::Sound, begun: false, rested })
+        let taken = shelf.take().await?;
+        let (rested, taken, shelf) = (taken.rested, Some(taken), Arc::clone(shelf));
+        Ok(Self { taken, shelf, state: State::Sound, begun: false, rested })
     }
 
     /// Borrows a connection and begins a transaction: one round trip.
@@ -82,8 +81,8 @@ impl Loan {
     }
 
     pub fn connection(&mut self) -> Result<&mut PgConnection, Failure> {
-        match &mut self.connection {
-            Some(connection) => Ok(&mut *connection),
+        match &mut self.taken {
+            Some(taken) => Ok(taken.connection()),
             None => Err(errors::permanent("the connection was given back")),
         }
     }
@@ -122,17 +121,16 @@ impl Loan {
     }
 
     fn give_back(mut self) {
-        if let Some(connection) = self.connection.take() {
-            self.shelf.put(connection);
+        if let Some(taken) = self.taken.take() {
+            self.shelf.put(taken);
         }
     }
 }
 
 impl Drop for Loan {
     fn drop(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            // Closes the socket without a farewell, which could wait for a server that does not answer.
-            drop(connection.detach());
+        if let Some(taken) = self.taken.take() {
+            taken.abandon();
         }
     }
 }

@@ -2,12 +2,14 @@
 //!
 //! The pool pings every connection that it gets back: a round trip for nothing, and one without a time limit.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnection, PgPool};
 use sqlx::{Connection, Postgres};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::application::error::{Failure, FailureKind};
 
@@ -17,26 +19,63 @@ use super::errors;
 pub const FRESH: Duration = Duration::from_secs(1);
 /// For the answer to a ping.
 pub const PING: Duration = Duration::from_secs(1);
+/// For a connection to become free.
+const FREE_WITHIN: Duration = Duration::from_secs(3);
 
 #[derive(Debug)]
 pub struct Shelf {
     pool: PgPool,
     resting: Mutex<Vec<(Instant, PoolConnection<Postgres>)>>,
+    /// One for each connection. Whoever waits, waits here and not for the pool, which gets nothing back that could
+    /// rest here.
+    places: Arc<Semaphore>,
     size: u32,
 }
 
+/// A connection that was taken, and the right to have one.
+#[derive(Debug)]
+pub struct Taken {
+    connection: PoolConnection<Postgres>,
+    /// It rested here: it may turn out to be dead, and then another try is worth while.
+    pub rested: bool,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Taken {
+    pub fn connection(&mut self) -> &mut PgConnection {
+        &mut self.connection
+    }
+
+    /// Closes the socket without a farewell, which could wait for a server that does not answer.
+    pub fn abandon(self) {
+        drop(self.connection.detach());
+    }
+}
+
 impl Shelf {
-    /// With room for as many as the pool has: what does not fit would be pinged.
-    pub const fn new(pool: PgPool, size: u32) -> Self {
-        Self { pool, resting: Mutex::new(Vec::new()), size }
+    /// For so many connections at a time. The pool must have as many, and more if it is used beside the shelf.
+    pub fn new(pool: PgPool, size: u32) -> Self {
+        let places = Arc::new(Semaphore::new(usize::try_from(size).unwrap_or(usize::MAX)));
+        Self { pool, resting: Mutex::new(Vec::new()), places, size }
     }
 
     pub const fn size(&self) -> u32 {
         self.size
     }
 
-    /// A connection, and whether it rested here: then it may turn out to be dead, and another try is worth while.
-    pub async fn take(&self) -> Result<(PoolConnection<Postgres>, bool), Failure> {
+    /// A connection.
+    ///
+    /// # Errors
+    /// A [`Failure`] where none becomes free or can be made in time.
+    pub async fn take(&self) -> Result<Taken, Failure> {
+        let place = tokio::time::timeout(FREE_WITHIN, Arc::clone(&self.places).acquire_owned()).await;
+        // The semaphore is never closed.
+        let Ok(Ok(place)) = place else { return Err(errors::failure(&sqlx::Error::PoolTimedOut)) };
+        let (connection, rested) = self.connection().await?;
+        Ok(Taken { connection, rested, _place: place })
+    }
+
+    async fn connection(&self) -> Result<(PoolConnection<Postgres>, bool), Failure> {
         while let Some((since, mut connection)) = self.pop() {
             if since.elapsed() < FRESH {
                 return Ok((connection, true));
@@ -56,10 +95,10 @@ impl Shelf {
     }
 
     /// Only connections that are in no transaction.
-    pub fn put(&self, connection: PoolConnection<Postgres>) {
-        let mut resting = self.resting.lock();
-        if u32::try_from(resting.len()).is_ok_and(|resting| resting < self.size) && !self.pool.is_closed() {
-            resting.push((Instant::now(), connection));
+    pub fn put(&self, taken: Taken) {
+        // It rests before its place is free.
+        if !self.pool.is_closed() {
+            self.resting.lock().push((Instant::now(), taken.connection));
         }
     }
 
@@ -68,8 +107,7 @@ impl Shelf {
     /// # Errors
     /// A [`Failure`] where none becomes free or can be made in time.
     pub async fn lend(&self) -> Result<Lent<'_>, Failure> {
-        let (connection, _) = self.take().await?;
-        Ok(Lent { shelf: self, connection: Some(connection), sound: true })
+        Ok(Lent { shelf: self, taken: Some(self.take().await?), sound: true })
     }
 
     /// For the pool to be closed: it waits for its connections.
@@ -83,7 +121,7 @@ impl Shelf {
 #[derive(Debug)]
 pub struct Lent<'a> {
     shelf: &'a Shelf,
-    connection: Option<PoolConnection<Postgres>>,
+    taken: Option<Taken>,
     sound: bool,
 }
 
@@ -91,8 +129,8 @@ impl Lent<'_> {
     /// For one statement, whose answer is to be [noted](Self::note).
     pub fn connection(&mut self) -> Result<&mut PgConnection, Failure> {
         self.sound = false;
-        match &mut self.connection {
-            Some(connection) => Ok(&mut *connection),
+        match &mut self.taken {
+            Some(taken) => Ok(taken.connection()),
             None => Err(errors::permanent("the connection was given back")),
         }
     }
@@ -106,9 +144,9 @@ impl Lent<'_> {
 
 impl Drop for Lent<'_> {
     fn drop(&mut self) {
-        match self.connection.take() {
-            Some(connection) if self.sound => self.shelf.put(connection),
-            Some(connection) => drop(connection.detach()),
+        match self.taken.take() {
+            Some(taken) if self.sound => self.shelf.put(taken),
+            Some(taken) => taken.abandon(),
             None => {}
         }
     }
