@@ -236,13 +236,11 @@ pub trait Outbox: Send + Sync + 'static {
 /// The right to publish, as long as its session lives: after an error, publish nothing and drop it.
 /// It loses its session after 10 s without a call.
 pub trait OutboxLeader: Send {
-    /// Of the first `limit` batches with ids of `from` or higher, those that are `wanted`, which is asked in the order
-    /// of the ids with each id and its number of events. A lower id may still turn up later (never one that shares an
-    /// aggregate with a higher one seen before): begin again at 0 from time to time. Not each time: as long as some
-    /// transaction is open elsewhere, the rows of all that was published since are still to be passed over.
+    /// Of the `limit` batches with the lowest ids, those that are `wanted`, which is asked in the order of the ids with
+    /// each id and its number of events. A lower id may still turn up later (never one that shares an aggregate with
+    /// a higher one seen before).
     fn pending(
         &mut self,
-        from: i64,
         limit: u32,
         wanted: impl FnMut(i64, usize) -> bool + Send,
     ) -> impl Future<Output = Result<Vec<CommittedBatch>, Failure>> + Send;

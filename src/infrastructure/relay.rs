@@ -67,7 +67,6 @@ pub async fn serve_term<O: Outbox>(
         left: 0,
         progress: FuturesUnordered::new(),
         more: false,
-        place: Place::default(),
         done: Vec::new(),
         refused: false,
     };
@@ -85,7 +84,6 @@ pub async fn serve_term<O: Outbox>(
                 // Even where there is no room to read, the session must be seen to live before the next publish.
                 leader.heartbeat().await?;
                 read = term.has_room();
-                term.place.begin_again();
             }
             () = stop.cancelled() => return term.wind_up(leader).await,
         }
@@ -111,32 +109,6 @@ pub async fn serve_term<O: Outbox>(
         }
         if !term.done.is_empty() && !deleting.is_set() {
             deleting.set(LINGER);
-        }
-    }
-}
-
-/// Where in the outbox to read from. A batch with a lower id can commit later than one with a higher, though never one
-/// that shares an aggregate with it: so after each heartbeat all is read once, and until the next what came in the
-/// last heartbeat and since. Whatever takes longer to commit waits for a heartbeat.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Place {
-    from: i64,
-    /// The highest id that was taken up; what that was at the last heartbeat, and at the one before it.
-    highest: i64,
-    recent: i64,
-    earlier: i64,
-}
-
-impl Place {
-    const fn begin_again(&mut self) {
-        *self = Self { from: 0, highest: self.highest, recent: self.highest, earlier: self.recent };
-    }
-
-    /// What is not taken up for want of room must not be passed over: it is `whole` if nothing was left.
-    fn has_read(&mut self, whole: bool, highest: Option<i64>) {
-        self.highest = self.highest.max(highest.unwrap_or(0));
-        if whole {
-            self.from = self.earlier;
         }
     }
 }
@@ -193,7 +165,6 @@ struct Term<'a> {
     left: usize,
     /// There was no room for all that was to be read.
     more: bool,
-    place: Place,
     progress: FuturesUnordered<Pending<'static, Progress>>,
     done: Vec<i64>,
     /// An event was refused since this was last looked at.
@@ -205,12 +176,13 @@ impl Term<'_> {
         self.left < WINDOW
     }
 
-    /// Takes up batches that were not seen before.
+    /// Takes up batches that were not seen before. There is no cursor, not even one that trails: a batch can hold its id
+    /// for as long as its commit takes, while others with higher ids come and go, and then the next one of its
+    /// aggregate follows it at once. Begun behind the first, a read would see the second alone and publish it first.
     async fn read<L: OutboxLeader>(&mut self, leader: &mut L) -> Result<(), TermEnd> {
         let limit = u32::try_from(self.batches.len() + READ).unwrap_or(u32::MAX);
-        let (batches, mut left, mut more, mut found) = (&self.batches, self.left, false, 0);
+        let (batches, mut left, mut more) = (&self.batches, self.left, false);
         let wanted = |id, events| {
-            found += 1;
             if batches.contains_key(&id) {
                 return false;
             }
@@ -219,9 +191,8 @@ impl Term<'_> {
             more |= !room;
             room
         };
-        let pending = leader.pending(self.place.from, limit, wanted).await?;
+        let pending = leader.pending(limit, wanted).await?;
         self.more = more;
-        self.place.has_read(!more && found < limit, pending.last().map(|batch| batch.id));
         for batch in pending {
             self.batches.insert(batch.id, batch.events.len());
             self.left += batch.events.len();
@@ -338,34 +309,5 @@ impl Term<'_> {
             }
         }
         if self.done.is_empty() { Ok(()) } else { self.delete(leader).await }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn all_is_read_after_a_heartbeat_and_what_is_recent_between_two() {
-        let mut place = Place::default();
-        place.has_read(true, Some(7));
-        place.begin_again();
-        place.has_read(true, Some(9));
-        assert_eq!(place.from, 0, "7 may be followed by 6 for another heartbeat");
-        place.begin_again();
-        assert_eq!(place.from, 0);
-        place.has_read(true, None);
-        assert_eq!(place.from, 7);
-        place.has_read(true, Some(8));
-        assert_eq!((place.from, place.highest), (7, 9));
-    }
-
-    #[test]
-    fn nothing_that_was_left_is_passed_over() {
-        let mut place = Place { from: 0, highest: 9, recent: 9, earlier: 7 };
-        place.has_read(false, Some(3));
-        assert_eq!(place.from, 0);
-        place.has_read(true, Some(12));
-        assert_eq!(place.from, 7);
     }
 }

@@ -145,14 +145,11 @@ impl Drop for PgLeader {
 impl OutboxLeader for PgLeader {
     async fn pending(
         &mut self,
-        from: i64,
         limit: u32,
         mut wanted: impl FnMut(i64, usize) -> bool + Send,
     ) -> Result<Vec<CommittedBatch>, Failure> {
         let query = sqlx::query!(
-            "select batch_id, created_at, events, first_event from outbox
-            where batch_id >= $1 order by batch_id limit $2",
-            from,
+            "select batch_id, created_at, events, first_event from outbox order by batch_id limit $1",
             i64::from(limit)
         );
         let mut rows = answered(query.fetch_all(&mut self.session)).await?;
