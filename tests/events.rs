@@ -1,12 +1,13 @@
 //! Events as subscribers see them: their shape, their order, and catching up.
 
+use chrono::{DateTime, TimeDelta, Utc};
 use rstest::rstest;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::support::history::{Announced, History};
 use crate::support::subscriber::Seen;
-use crate::support::{Request, Stage, Subscriber, checker, person, tables};
+use crate::support::{Request, Stage, Subscriber, checker, eventually, person, tables};
 
 #[tokio::test]
 async fn an_event_is_a_cloud_event_that_names_its_cause() {
@@ -151,6 +152,44 @@ async fn many_updates_of_many_users_are_published_in_order(#[case] workers: usiz
         reply.data();
     }
     judge_order(&stage, &subscriber, 15 * 21).await;
+}
+
+#[tokio::test]
+async fn a_batch_whose_commit_takes_long_keeps_its_place() {
+    let (stage, _worker) = Stage::with_worker().await;
+    let (caller, subscriber) = (stage.service().await, stage.subscriber().await);
+    let ids = caller.create_many("user", 8).await;
+    let (held, others) = ids.split_first().unwrap();
+    subscriber.wait_for(8).await;
+    let gate = tables::hold_commit(&stage.pool, *held, 2).await;
+    let rename = |id: &Uuid, name: &str| caller.request("user.update.v1", json!({ "id": id, "name": name }));
+    caller.send(&rename(held, "First")).await;
+    eventually("its commit is held up", async || match tables::waiting_for_locks(&stage.pool).await {
+        1 => Ok(()),
+        waiting => Err(format!("{waiting} wait")),
+    })
+    .await;
+    for id in others {
+        caller.send(&rename(id, "Meanwhile")).await;
+    }
+    caller.send(&rename(held, "Second")).await;
+    // Long enough for a relay to pass over it that passes over what it has not seen for some time.
+    let mut rounds = Vec::new();
+    eventually("the relay has gone on without it", async || {
+        let asked = tables::relay_asked(&stage.pool).await;
+        let next = |last: &DateTime<Utc>| asked.filter(|asked| *asked - last > TimeDelta::milliseconds(500));
+        rounds.extend(rounds.last().map_or(asked, next));
+        let more = subscriber.seen().len() > 8;
+        if rounds.len() > 4 && more {
+            Ok(())
+        } else {
+            Err(format!("{} rounds, others: {more}", rounds.len()))
+        }
+    })
+    .await;
+    assert_eq!(tables::waiting_for_locks(&stage.pool).await, 1, "it is held up still");
+    drop(gate);
+    judge_order(&stage, &subscriber, 8 + 7 + 2).await;
 }
 
 #[tokio::test]

@@ -236,11 +236,12 @@ pub trait Outbox: Send + Sync + 'static {
 /// The right to publish, as long as its session lives: after an error, publish nothing and drop it.
 /// It loses its session after 10 s without a call.
 pub trait OutboxLeader: Send {
-    /// Of the `limit` batches with the lowest ids, those that are `wanted`, which is asked in the order of the ids with
-    /// each id and its number of events. A lower id may still turn up later (never one that shares an aggregate with
-    /// a higher one seen before).
+    /// Of the `limit` batches with the lowest ids above `after`, those that are `wanted`, which is asked in the order of
+    /// the ids with each id and its number of events. A lower id may still turn up later (never one that shares an
+    /// aggregate with a higher one seen before).
     fn pending(
         &mut self,
+        after: i64,
         limit: u32,
         wanted: impl FnMut(i64, usize) -> bool + Send,
     ) -> impl Future<Output = Result<Vec<CommittedBatch>, Failure>> + Send;
@@ -248,8 +249,9 @@ pub trait OutboxLeader: Send {
     /// All events of these batches are published.
     fn done(&mut self, batches: &[i64]) -> impl Future<Output = Result<(), Failure>> + Send;
 
-    /// Keeps the session alive, and tells whether it is: to be called every 2 s if nothing else is.
-    fn heartbeat(&mut self) -> impl Future<Output = Result<(), Failure>> + Send;
+    /// Keeps the session alive, and tells whether it is: to be called every second. Gives the id up to which every batch
+    /// that there will ever be shows from the next [`pending`](Self::pending) on.
+    fn heartbeat(&mut self) -> impl Future<Output = Result<i64, Failure>> + Send;
 }
 
 /// A batch to be published, its events in the order in which they were recorded.

@@ -31,8 +31,9 @@ const DELETE: usize = 16;
 const GATHER: Duration = Duration::from_millis(2);
 /// From a batch's last confirm to the deletion of its row, for others to share it.
 const LINGER: Duration = Duration::from_millis(50);
-/// The leader's session is lost after 10 s without a call; also the slow poll.
-const HEARTBEAT: Duration = Duration::from_secs(2);
+/// The leader's session is lost after 10 s without a call; also the slow poll, and how soon a read may begin behind what
+/// was published.
+const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Before a refused event is sent again, doubling from the first to the second.
 const REFUSED_AGAIN: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(10)];
 /// For what is in flight when it is time to stop.
@@ -65,6 +66,8 @@ pub async fn serve_term<O: Outbox>(
         subjects: HashMap::new(),
         batches: HashMap::new(),
         left: 0,
+        complete: 0,
+        passed: 0,
         progress: FuturesUnordered::new(),
         more: false,
         done: Vec::new(),
@@ -82,7 +85,7 @@ pub async fn serve_term<O: Outbox>(
             () = deleting.rings() => delete = true,
             _ = heartbeat.tick() => {
                 // Even where there is no room to read, the session must be seen to live before the next publish.
-                leader.heartbeat().await?;
+                term.complete = leader.heartbeat().await?;
                 read = term.has_room();
             }
             () = stop.cancelled() => return term.wind_up(leader).await,
@@ -94,7 +97,7 @@ pub async fn serve_term<O: Outbox>(
             // It may be the channel that refuses, and not a subscriber's queue.
             publisher.renew().await?;
             // That may have taken longer than the session lives.
-            leader.heartbeat().await?;
+            term.complete = leader.heartbeat().await?;
         }
         if delete || term.done.len() >= DELETE {
             deleting = Alarm::default();
@@ -163,6 +166,10 @@ struct Term<'a> {
     /// How many events of each batch are not confirmed yet.
     batches: HashMap<i64, usize>,
     left: usize,
+    /// No batch up to this id can turn up after the next read.
+    complete: i64,
+    /// Up to this id all batches that there will ever be were taken up: reads begin behind it.
+    passed: i64,
     /// There was no room for all that was to be read.
     more: bool,
     progress: FuturesUnordered<Pending<'static, Progress>>,
@@ -176,22 +183,28 @@ impl Term<'_> {
         self.left < WINDOW
     }
 
-    /// Takes up batches that were not seen before. There is no cursor, not even one that trails: a batch can hold its id
-    /// for as long as its commit takes, while others with higher ids come and go, and then the next one of its
-    /// aggregate follows it at once. Begun behind the first, a read would see the second alone and publish it first.
+    /// Takes up batches that were not seen before. A read may begin behind an id only once nobody can come with it or a
+    /// lower one any more, however long ago it was given out: a batch can hold its id for as long as its commit
+    /// takes, and the next one of its aggregate, which may be read then, must not be seen without it.
     async fn read<L: OutboxLeader>(&mut self, leader: &mut L) -> Result<(), TermEnd> {
-        let limit = u32::try_from(self.batches.len() + READ).unwrap_or(u32::MAX);
+        let limit = self.batches.len() + READ;
         let (batches, mut left, mut more) = (&self.batches, self.left, false);
+        let (mut rows, mut last) = (0, self.passed);
         let wanted = |id, events| {
-            if batches.contains_key(&id) {
-                return false;
-            }
+            rows += 1;
+            let known = batches.contains_key(&id);
             let room = left < WINDOW;
-            left += if room { events } else { 0 };
-            more |= !room;
-            room
+            more |= !(known || room);
+            if !more {
+                last = id;
+            }
+            let taken = room && !known;
+            left += if taken { events } else { 0 };
+            taken
         };
-        let pending = leader.pending(limit, wanted).await?;
+        let pending = leader.pending(self.passed, u32::try_from(limit).unwrap_or(u32::MAX), wanted).await?;
+        let whole = !more && rows < limit;
+        self.passed = self.passed.max(if whole { self.complete } else { self.complete.min(last) });
         self.more = more;
         for batch in pending {
             self.batches.insert(batch.id, batch.events.len());

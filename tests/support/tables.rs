@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgPool, Postgres, Row, Transaction};
+use uuid::Uuid;
 
 use super::history::{Answer, Failed, Logged, User};
 
@@ -160,6 +161,42 @@ pub async fn hold_folding(pool: &PgPool) -> Transaction<'static, Postgres> {
     let lock = sqlx::query("select pg_advisory_xact_lock(x'726f737465720004'::bigint)");
     lock.execute(&mut *held).await.expect("the folders' lock");
     held
+}
+
+/// Keeps the batch with this event from being committed, once all of it is written, until it is dropped.
+pub async fn hold_commit(pool: &PgPool, subject: Uuid, sequence: i64) -> Transaction<'static, Postgres> {
+    let gate = format!(
+        "create function wait_at_the_gate() returns trigger language plpgsql as $$
+        begin
+            if exists (select from events where batch_id = new.batch_id and subject = '{subject}'
+                and sequence = {sequence})
+            then
+                perform set_config('lock_timeout', '0', true), pg_advisory_xact_lock_shared(1);
+            end if;
+            return null;
+        end $$;
+        create constraint trigger gate after insert on outbox deferrable initially deferred
+            for each row execute function wait_at_the_gate()"
+    );
+    by_hand(pool, &gate).await;
+    let mut held = pool.begin().await.expect("a transaction");
+    sqlx::query("select pg_advisory_xact_lock(1)").execute(&mut *held).await.expect("the gate");
+    held
+}
+
+/// Sessions that wait for an advisory lock.
+pub async fn waiting_for_locks(pool: &PgPool) -> i64 {
+    let statement = "select count(*) from pg_locks l join pg_database d on d.oid = l.database
+                     where l.locktype = 'advisory' and d.datname = current_database() and not l.granted";
+    count(pool, statement).await
+}
+
+/// When the relay last asked what there is to publish, which it does every 2 s even where nothing is committed.
+pub async fn relay_asked(pool: &PgPool) -> Option<chrono::DateTime<chrono::Utc>> {
+    let query = "select max(query_start) from pg_stat_activity
+                 where datname = current_database() and pid <> pg_backend_pid() and query like '%from outbox%'
+                   and query like '%order by batch_id%'";
+    sqlx::query(query).fetch_one(pool).await.expect("the relay's last question").get(0)
 }
 
 /// Users whose changes are not folded into the directory yet; one who changed twice may count twice.

@@ -12,6 +12,7 @@ mod event_list;
 mod failed_commands;
 mod flush;
 mod handover;
+mod horizon;
 mod loan;
 mod lookups;
 mod outbox;

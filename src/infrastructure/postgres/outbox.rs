@@ -14,6 +14,7 @@ use crate::application::ports::{Backlog, CommittedBatch, NewEvent, Outbox, Outbo
 use super::connections::Connections;
 use super::errors;
 use super::handover::Handover;
+use super::horizon::Horizon;
 use super::loan::answered;
 
 /// Held by the session of the one relay.
@@ -56,10 +57,12 @@ impl Outbox for PgOutbox {
         if !answered(query.fetch_one(&mut session)).await? {
             return Ok(None);
         }
+        let mut horizon = Horizon::default();
+        horizon.look(&mut session).await?;
         self.handover.leader_came();
         let handover = Arc::clone(&self.handover);
         let listener = tokio::spawn(listen(self.connections.queries.clone(), Arc::clone(&handover)));
-        Ok(Some(PgLeader { session, handover, listener, recalled: HashMap::new() }))
+        Ok(Some(PgLeader { session, handover, listener, recalled: HashMap::new(), horizon }))
     }
 
     async fn committed(&self) {
@@ -133,6 +136,7 @@ pub struct PgLeader {
     listener: JoinHandle<()>,
     /// The first events of the batches that are to be forgotten once they are done.
     recalled: HashMap<i64, Uuid>,
+    horizon: Horizon,
 }
 
 impl Drop for PgLeader {
@@ -145,11 +149,14 @@ impl Drop for PgLeader {
 impl OutboxLeader for PgLeader {
     async fn pending(
         &mut self,
+        after: i64,
         limit: u32,
         mut wanted: impl FnMut(i64, usize) -> bool + Send,
     ) -> Result<Vec<CommittedBatch>, Failure> {
         let query = sqlx::query!(
-            "select batch_id, created_at, events, first_event from outbox order by batch_id limit $1",
+            "select batch_id, created_at, events, first_event from outbox where batch_id > $1
+            order by batch_id limit $2",
+            after,
             i64::from(limit)
         );
         let mut rows = answered(query.fetch_all(&mut self.session)).await?;
@@ -184,8 +191,8 @@ impl OutboxLeader for PgLeader {
         Ok(())
     }
 
-    async fn heartbeat(&mut self) -> Result<(), Failure> {
-        answered(sqlx::query!(r#"select 1 as "one!""#).fetch_one(&mut self.session)).await.map(|_| ())
+    async fn heartbeat(&mut self) -> Result<i64, Failure> {
+        self.horizon.look(&mut self.session).await
     }
 }
 
