@@ -228,6 +228,7 @@ async fn the_directory_is_taken_back_without_a_trace_and_filled_when_it_comes_ag
     assert!(up.status.success(), "{up:?}");
     assert_eq!(tables::shape(&stage.pool).await, now);
     assert_eq!((tables::unfolded(&stage.pool).await, tables::astray(&stage.pool).await), (0, 0));
+    assert_eq!(tables::unclaimed(&stage.pool).await, 0);
     let (_worker, caller) = (stage.worker().start().await, stage.service().await);
     let reply = caller.ask("user.list.v1", json!({ "search": "ü 7" })).await;
     assert_eq!(reply.meta()["total"], 1);

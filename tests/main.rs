@@ -36,6 +36,7 @@ mod events;
 mod examples;
 #[cfg(feature = "failpoints")]
 mod failpoints;
+mod identities;
 mod inbox;
 mod layers;
 mod network;

@@ -216,6 +216,15 @@ pub async fn astray(pool: &PgPool) -> i64 {
     count(pool, statement).await
 }
 
+/// Users whose id and address are claimed otherwise than they should be, and claims of nobody.
+pub async fn unclaimed(pool: &PgPool) -> i64 {
+    let statement = "select count(*)
+        from (select id, case when deleted_at is null then email else '' end as email from users) u
+        full join (select id, coalesce(email, '') as email from identities) i on (i.id, i.email) = (u.id, u.email)
+        where u.id is null or i.id is null";
+    count(pool, statement).await
+}
+
 /// As an operator would, past the workers.
 pub async fn by_hand(pool: &PgPool, statement: &str) {
     sqlx::raw_sql(AssertSqlSafe(statement.to_owned())).execute(pool).await.expect(statement);

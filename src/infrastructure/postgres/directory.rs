@@ -150,21 +150,26 @@ async fn fold(connection: &mut PgConnection, chunk: u32) -> Result<u32, Failure>
                 ) as counted where users <= $1
             ))
             returning user_ids
-        ), changed as materialized (
+        ), changed as (
             select distinct unnest(user_ids) as id from taken
+        ), present as materialized (
+            select changed.id, email, name, role, version, created_at, updated_at,
+                version is not null and deleted_at is null as stands
+            from changed
+            left join lateral (
+                select * from users where id >= changed.id and id <= changed.id order by id desc limit 1
+            ) as found on true
         ), gone as (
-            delete from user_directory where id in (select id from changed) and not exists (
-                select from users where users.id = user_directory.id and deleted_at is null
-            )
+            delete from user_directory where id = any(array(select id from present where not stands))
         ), folded as (
             insert into user_directory (id, email, name, role, version, created_at, updated_at, search)
             select id, email, name, role, version, created_at, updated_at, user_search(name, email)
-            from users where id in (select id from changed) and deleted_at is null order by id
+            from present where stands order by id
             on conflict (id) do update set email = excluded.email, name = excluded.name, role = excluded.role,
                 version = excluded.version, created_at = excluded.created_at, updated_at = excluded.updated_at,
                 search = excluded.search
         )
-        select count(*) as "users!" from changed"#,
+        select count(*) as "users!" from present"#,
         i64::from(chunk)
     );
     let users = answered(query.fetch_one(connection)).await?;

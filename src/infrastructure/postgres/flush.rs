@@ -35,7 +35,7 @@ pub async fn write(loan: &mut Loan, changes: &Changes, events: &[NewEvent]) -> R
     // The part that creates users is left out where none are created: it would open the table and its indexes, and
     // fire its triggers, to write nothing.
     macro_rules! statement {
-        ($create:literal, $check:literal, $($created:tt)*) => {
+        ($create:literal, $($created:tt)*) => {
             sqlx::query!(
                 r#"with updated as (
             update users set email = u.email, name = u.name, role = u.role, password_hash = u.password_hash,
@@ -43,7 +43,10 @@ pub async fn write(loan: &mut Loan, changes: &Changes, events: &[NewEvent]) -> R
             from unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[],
                     $8::timestamptz[], $9::timestamptz[])
                 as u (id, stored, email, name, role, password_hash, version, updated_at, deleted_at)
-            where users.id = u.id and users.version = u.stored
+            cross join lateral (
+                select ctid from users where id >= u.id and id <= u.id order by id desc limit 1
+            ) as newest
+            where users.ctid = newest.ctid and users.version = u.stored
             returning 1
         ), batch as materialized (
             select nextval('batch_ids') as id from (select count(*) from updated) as locked
@@ -76,9 +79,7 @@ pub async fn write(loan: &mut Loan, changes: &Changes, events: &[NewEvent]) -> R
         )
         select case
             when (select count(*) from updated) <> cardinality($1)
-                then roster_conflict('a user was changed')"#
-                    + $check
-                    + r#"
+                then roster_conflict('a user was changed')
             when (select count(*) from answered) <> cardinality($21)
                 then roster_conflict('a message was handled')
             when $27 and exists (select from failed_commands where message_id = any($21))
@@ -124,22 +125,15 @@ pub async fn write(loan: &mut Loan, changes: &Changes, events: &[NewEvent]) -> R
     let mut missing = false;
     let answer = answered(async {
         let answer = if created.ids.is_empty() {
-            statement!("", "",).fetch_one(connection).await.map(|_| ())
+            statement!("",).fetch_one(connection).await.map(|_| ())
         } else {
             let query = statement!(
                 r#", created as (
             insert into users
                 (id, email, name, role, password_hash, version, created_at, updated_at, deleted_at)
             select * from unnest($28::uuid[], $29::text[], $30::text[], $31::text[], $32::text[], $33::bigint[],
-                    $34::timestamptz[], $35::timestamptz[], $36::timestamptz[])
-                as u (id, email, name, role, password_hash, version, created_at, updated_at, deleted_at)
-            order by u.email
-            on conflict do nothing
-            returning 1
+                $34::timestamptz[], $35::timestamptz[], $36::timestamptz[])
         )"#,
-                r#"
-            when (select count(*) from created) <> cardinality($28)
-                then roster_conflict('an address or an id was taken')"#,
                 &created.ids,
                 &created.emails as _,
                 &created.names as _,

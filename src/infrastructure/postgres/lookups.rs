@@ -92,8 +92,13 @@ async fn find(
     if !ids.is_empty() {
         let query = sqlx::query_as!(
             UserRow,
-            r#"select id, email, name, role, version, created_at, updated_at
-            from users where id = any($1) and deleted_at is null"#,
+            // From the end, as when a batch reads its users.
+            r#"select id as "id!", email as "email!", name as "name!", role as "role!", version as "version!",
+                created_at as "created_at!", updated_at as "updated_at!"
+            from unnest($1::uuid[]) as key
+            cross join lateral (
+                select * from users where id >= key and id <= key order by id desc limit 1
+            ) as found where deleted_at is null"#,
             &ids
         );
         let rows = answered(query.fetch_all(lent.connection()?)).await;
@@ -104,8 +109,12 @@ async fn find(
     if !emails.is_empty() {
         let query = sqlx::query_as!(
             UserRow,
-            r#"select id, email, name, role, version, created_at, updated_at
-            from users where email = any($1) and deleted_at is null"#,
+            r#"select found.id as "id!", found.email as "email!", name as "name!", role as "role!",
+                version as "version!", created_at as "created_at!", updated_at as "updated_at!"
+            from identities
+            cross join lateral (
+                select * from users where id >= identities.id and id <= identities.id order by id desc limit 1
+            ) as found where identities.email = any($1)"#,
             &emails as _
         );
         let rows = answered(query.fetch_all(lent.connection()?)).await;

@@ -23,13 +23,21 @@ struct Row {
 }
 
 /// Locks nothing: whoever changes one of them meanwhile is found when the batch is written.
+///
+/// An id is looked for from the end of its entries in the index, as a range that holds nothing else. Usually it has a
+/// single one; while a transaction is open elsewhere, old versions stay, and the newest stands last.
 pub async fn read(loan: &mut Loan, needs: &Needs) -> Result<Workspace, Failure> {
     let ids: Vec<Uuid> = needs.users.iter().map(|id| id.uuid()).collect();
     let rows = if needs.emails.is_empty() {
         let query = sqlx::query_as!(
             Row,
-            r#"select id, email, name, role, password_hash, version, created_at, updated_at, deleted_at
-            from users where id = any($1)"#,
+            r#"select id as "id!", email as "email!", name as "name!", role as "role!",
+                password_hash as "password_hash!", version as "version!", created_at as "created_at!",
+                updated_at as "updated_at!", deleted_at
+            from unnest($1::uuid[]) as key
+            cross join lateral (
+                select * from users where id >= key and id <= key order by id desc limit 1
+            ) as found"#,
             &ids
         );
         answered(query.fetch_all(loan.connection()?)).await
@@ -41,10 +49,12 @@ pub async fn read(loan: &mut Loan, needs: &Needs) -> Result<Workspace, Failure> 
             r#"select id as "id!", email as "email!", name as "name!", role as "role!",
                 password_hash as "password_hash!", version as "version!", created_at as "created_at!",
                 updated_at as "updated_at!", deleted_at
-            from users where id = any($1)
-            union all
-            select id, email, name, role, password_hash, version, created_at, updated_at, deleted_at
-            from users where email = any($2) and deleted_at is null"#,
+            from (
+                select unnest($1::uuid[]) union all select id from identities where email = any($2)
+            ) as sought (key)
+            cross join lateral (
+                select * from users where id >= key and id <= key order by id desc limit 1
+            ) as found"#,
             &ids,
             &emails as _
         );
@@ -70,7 +80,7 @@ pub async fn load(loan: &mut Loan, needs: &Needs) -> Result<Workspace, Failure> 
         let query = sqlx::query_as!(
             Row,
             r#"select id, email, name, role, password_hash, version, created_at, updated_at, deleted_at
-            from users where id = any($1) or (email = any($2) and deleted_at is null)
+            from users where id = any($1 || array(select id from identities where email = any($2)))
             order by id for no key update"#,
             &ids,
             &emails as _

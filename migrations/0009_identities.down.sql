@@ -1,0 +1,12 @@
+lock table users in share row exclusive mode;
+drop trigger users_claimed on users;
+drop trigger users_moved on users;
+drop trigger users_dropped on users;
+drop function claim_identities();
+drop function move_identity();
+drop function drop_identity();
+create unique index users_email on users (email) where deleted_at is null;
+alter table users add primary key (id);
+alter table users replica identity default;
+drop index users_id;
+drop table identities;
