@@ -1,10 +1,12 @@
-lock table users in share row exclusive mode;
+lock table users in access exclusive mode;
 drop trigger users_claimed on users;
 drop trigger users_moved on users;
 drop trigger users_dropped on users;
+drop trigger users_emptied on users;
 drop function claim_identities();
 drop function move_identity();
 drop function drop_identity();
+drop function drop_identities();
 create unique index users_email on users (email) where deleted_at is null;
 alter table users add primary key (id);
 alter table users replica identity default;

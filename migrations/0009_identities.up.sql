@@ -4,8 +4,9 @@
 --
 -- Until it is replaced, a worker of the version before looks an address up by reading all users.
 
--- Nobody writes users between the copy and the triggers.
-lock table users in share row exclusive mode;
+-- Nobody writes users between the copy and the triggers, or has locked a row to write it: whoever has would wait for
+-- this transaction, which waits for everybody once the constraint goes. Reads go on until then.
+lock table users in exclusive mode;
 
 create table identities (
     id uuid constraint users_identity primary key,
@@ -38,6 +39,13 @@ begin
 end
 $$;
 
+create function drop_identities() returns trigger language plpgsql as $$
+begin
+    truncate identities;
+    return null;
+end
+$$;
+
 -- Whoever writes users, be it an older worker or an operator.
 create trigger users_claimed after insert on users
     referencing new table as created for each statement execute function claim_identities();
@@ -45,6 +53,7 @@ create trigger users_moved after update on users for each row
     when (old.id <> new.id or old.email <> new.email or (old.deleted_at is null) <> (new.deleted_at is null))
     execute function move_identity();
 create trigger users_dropped after delete on users for each row execute function drop_identity();
+create trigger users_emptied after truncate on users for each statement execute function drop_identities();
 
 -- In the order of their places, so that the newest of many versions of a row is found first from the end: sorted into
 -- one entry, they would be read from its beginning.

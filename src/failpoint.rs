@@ -44,7 +44,7 @@ mod armed {
             && left.fetch_sub(1, Ordering::SeqCst) == 1
         {
             if std::env::var_os("ROSTER_BUG").is_some() {
-                // What the bug let go too early is to have left: so not on this thread, where it may wait its turn.
+                // What the bug let go too early is to have left: what waits for its turn on this thread moves on.
                 tokio::task::block_in_place(|| std::thread::sleep(std::time::Duration::from_millis(300)));
             }
             die();

@@ -5,7 +5,7 @@ use serde_json::json;
 use sqlx::{AssertSqlSafe, raw_sql};
 use uuid::Uuid;
 
-use crate::support::{Stage, person, tables};
+use crate::support::{Stage, eventually, person, tables};
 
 /// A user as SQL writes it, without what does not matter here.
 fn insert(id: &str, email: &str, deleted_at: &str) -> String {
@@ -57,4 +57,44 @@ async fn what_is_written_by_hand_counts_for_commands() {
     let reply = caller.ask("user.get.v1", json!({ "email": "eve@example.com" })).await;
     assert_eq!(reply.data()["name"], "By Hand");
     assert_eq!(tables::unclaimed(&stage.pool).await, 0);
+}
+
+/// Whoever has locked a user to write it comes first: neither waits for the other.
+#[tokio::test]
+async fn the_table_is_made_while_a_batch_of_an_older_worker_is_being_written() {
+    let (stage, mut worker) = Stage::with_worker().await;
+    let ada = stage.service().await.create("ada").await;
+    worker.kill();
+    let down = stage.cli(&["migrate", "down", "1"]);
+    assert!(down.status.success(), "{down:?}");
+    let mut batch = stage.pool.begin().await.unwrap();
+    let lock = sqlx::query("select 1 from users where id = $1 for no key update").bind(ada);
+    lock.execute(&mut *batch).await.unwrap();
+    let up = std::process::Command::new(env!("CARGO_BIN_EXE_roster"))
+        .args(["migrate", "up"])
+        .env("DATABASE_URL", &stage.database_url)
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    eventually("the migration waits", async || match tables::waiting_for_users(&stage.pool).await {
+        0 => Err("it does not".to_owned()),
+        _ => Ok(()),
+    })
+    .await;
+    let write = sqlx::query("update users set name = 'Countess', version = 2 where id = $1").bind(ada);
+    write.execute(&mut *batch).await.unwrap();
+    batch.commit().await.unwrap();
+    let up = up.wait_with_output().unwrap();
+    assert!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
+    assert_eq!(tables::unclaimed(&stage.pool).await, 0);
+}
+
+#[tokio::test]
+async fn users_who_are_swept_away_leave_no_claims() {
+    let (stage, _worker) = Stage::with_worker().await;
+    let caller = stage.service().await;
+    caller.create("ada").await;
+    tables::by_hand(&stage.pool, "truncate users").await;
+    assert_eq!(tables::unclaimed(&stage.pool).await, 0);
+    caller.create("ada").await;
 }

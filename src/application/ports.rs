@@ -237,8 +237,8 @@ pub trait Outbox: Send + Sync + 'static {
 /// It loses its session after 10 s without a call.
 pub trait OutboxLeader: Send {
     /// Of the `limit` batches with the lowest ids above `after`, those that are `wanted`, which is asked in the order of
-    /// the ids with each id and its number of events. A lower id may still turn up later (never one that shares an
-    /// aggregate with a higher one seen before).
+    /// the ids with each id and its number of events. A lower id may still turn up later, if it is above what
+    /// [`heartbeat`](Self::heartbeat) gave (never one that shares an aggregate with a higher one seen before).
     fn pending(
         &mut self,
         after: i64,

@@ -85,7 +85,7 @@ pub async fn serve_term<O: Outbox>(
             () = deleting.rings() => delete = true,
             _ = heartbeat.tick() => {
                 // Even where there is no room to read, the session must be seen to live before the next publish.
-                term.complete = leader.heartbeat().await?;
+                term.beat(leader).await?;
                 read = term.has_room();
             }
             () = stop.cancelled() => return term.wind_up(leader).await,
@@ -97,7 +97,7 @@ pub async fn serve_term<O: Outbox>(
             // It may be the channel that refuses, and not a subscriber's queue.
             publisher.renew().await?;
             // That may have taken longer than the session lives.
-            term.complete = leader.heartbeat().await?;
+            term.beat(leader).await?;
         }
         if delete || term.done.len() >= DELETE {
             deleting = Alarm::default();
@@ -181,6 +181,12 @@ struct Term<'a> {
 impl Term<'_> {
     fn has_room(&self) -> bool {
         self.left < WINDOW
+    }
+
+    async fn beat<L: OutboxLeader>(&mut self, leader: &mut L) -> Result<(), TermEnd> {
+        self.complete = leader.heartbeat().await?;
+        self.passed = self.passed.min(self.complete);
+        Ok(())
     }
 
     /// Takes up batches that were not seen before. A read may begin behind an id only once nobody can come with it or a

@@ -191,7 +191,12 @@ pub async fn waiting_for_locks(pool: &PgPool) -> i64 {
     count(pool, statement).await
 }
 
-/// When the relay last asked what there is to publish, which it does every 2 s even where nothing is committed.
+/// Sessions that wait for a lock on the table of users.
+pub async fn waiting_for_users(pool: &PgPool) -> i64 {
+    count(pool, "select count(*) from pg_locks where relation = 'users'::regclass and not granted").await
+}
+
+/// When the relay last asked what there is to publish, which it does every second even where nothing is committed.
 pub async fn relay_asked(pool: &PgPool) -> Option<chrono::DateTime<chrono::Utc>> {
     let query = "select max(query_start) from pg_stat_activity
                  where datname = current_database() and pid <> pg_backend_pid() and query like '%from outbox%'

@@ -21,6 +21,7 @@ use crate::application::error::Failure;
 use crate::config::ServerUrl;
 use crate::infrastructure::rabbitmq::BrokerError;
 use crate::interfaces::amqp::SessionError;
+use crate::lifecycle::stop_on_signals;
 
 pub use parts::{Part, act};
 pub use plots::{PlotError, draw};
@@ -124,16 +125,17 @@ pub enum BenchError {
     Interrupted,
 }
 
-/// Measures, and cleans up whatever happens, Ctrl-C included.
+/// Measures, and cleans up whatever happens, Ctrl-C and SIGTERM included.
 ///
 /// # Errors
 /// [`BenchError`]
 pub async fn run(plan: &Plan, progress: &dyn Progress) -> Result<Report, BenchError> {
+    let stop = stop_on_signals()?;
     progress.begin("setting up");
     let stage = Stage::build(plan).await?;
     let measured = tokio::select! {
         measured = measure(plan, &stage, progress) => measured,
-        _ = tokio::signal::ctrl_c() => Err(BenchError::Interrupted),
+        () = stop.cancelled() => Err(BenchError::Interrupted),
     };
     progress.begin("cleaning up");
     let cleaned = stage.strike().await;

@@ -91,7 +91,7 @@ fn kind(code: &str, constraint: Option<&str>) -> FailureKind {
     }
 }
 
-/// Unique indexes that two transactions may well run into at the same time.
+/// Unique indexes that two transactions may well run into at the same time. Those of `identities` are `users_…`.
 fn is_raced_for(constraint: &str) -> bool {
     ["users_", "inbox_", "failed_commands_"].iter().any(|table| constraint.starts_with(table))
 }
@@ -137,7 +137,8 @@ mod tests {
     #[case("08006", None, FailureKind::Away)]
     #[case("28P01", None, FailureKind::Away)]
     #[case("25006", None, FailureKind::Away)]
-    #[case("23505", Some("users_email"), FailureKind::Conflict)]
+    #[case("23505", Some("users_address"), FailureKind::Conflict)]
+    #[case("23505", Some("users_identity"), FailureKind::Conflict)]
     #[case("23505", Some("inbox_y2026m11d21_pkey"), FailureKind::Conflict)]
     #[case("23505", Some("outbox_pkey"), FailureKind::Permanent)]
     #[case("RS409", Some("a user was changed"), FailureKind::Conflict)]
@@ -155,8 +156,8 @@ mod tests {
     #[test]
     fn a_failure_names_the_code_and_the_constraint() {
         assert_eq!(
-            answered("23505", Some("users_email"), Some("users")).what,
-            "postgres: a constraint is violated (23505, users_email)"
+            answered("23505", Some("users_address"), Some("identities")).what,
+            "postgres: a constraint is violated (23505, users_address)"
         );
     }
 }

@@ -18,7 +18,8 @@ pub enum Flushed {
     MissingPartition(Failure),
 }
 
-/// Updates come before inserts and the inbox comes last, each in one order, so that replicas rarely deadlock.
+/// Users are updated first, answers follow in the order of their ids, and creations come last, so that replicas rarely
+/// deadlock. What is unique of a user is claimed by triggers (0009), after all of it.
 ///
 /// A batch's id is taken once its users are updated, and so locked until the commit: of two batches that touch one
 /// user, the later one has the higher id.

@@ -9,8 +9,8 @@ use crate::application::error::Failure;
 
 use super::loan::answered;
 
-/// A batch takes its id in the statement that writes its row, so that whoever has taken one and not ended yet holds the
-/// lock which writing the table takes. Ids that were given out before a look at those locks belong to those who
+/// A batch takes its id, the next one of the sequence, in the statement that writes its row, so that whoever has taken
+/// one and not ended yet holds the lock which writing the table takes. Ids that were given out before a look at those locks belong to those who
 /// were seen there or have ended: once they have ended too, the next snapshot shows all that ever will be.
 #[derive(Debug, Default)]
 pub(super) struct Horizon {
@@ -31,7 +31,7 @@ impl Horizon {
                     select virtualtransaction from pg_locks
                     where locktype = 'relation' and mode = 'RowExclusiveLock' and relation = 'outbox'::regclass
                         and database = (select oid from pg_database where datname = current_database())
-                        and pid <> pg_backend_pid()
+                        and pid is distinct from pg_backend_pid()
                 ) as "writers!: Vec<String>""#
         );
         let seen = answered(query.fetch_one(session)).await?;
@@ -40,6 +40,10 @@ impl Horizon {
 
     /// The two are seen in any order: so it is the id of the look before that was surely given out first.
     fn seen(&mut self, issued: i64, writers: HashSet<String>) -> i64 {
+        if issued < self.issued {
+            // An operator has set the sequence back.
+            *self = Self::default();
+        }
         if let Some((id, _)) = self.awaited.take_if(|(_, awaited)| awaited.is_disjoint(&writers)) {
             self.reached = id;
         }
@@ -77,5 +81,16 @@ mod tests {
         // Who came later is not waited for.
         assert_eq!(horizon.seen(50, writers(&["3/3"])), 10);
         assert_eq!(horizon.seen(60, writers(&[])), 40);
+    }
+
+    #[test]
+    fn ids_that_are_given_out_again_are_waited_for_again() {
+        let mut horizon = Horizon::default();
+        for issued in [10, 20, 30] {
+            horizon.seen(issued, writers(&[]));
+        }
+        assert_eq!(horizon.reached, 10);
+        let reached = [5, 6, 7].map(|issued| horizon.seen(issued, writers(&[])));
+        assert_eq!(reached, [0, 0, 5]);
     }
 }

@@ -74,7 +74,10 @@ impl ReadModel for PgReadModel {
     fn password_hash(&self, id: Id<User>) -> Pending<'_, Result<Option<PasswordHash>, Failure>> {
         Box::pin(read(&self.shelf, move || async move {
             let query = sqlx::query_scalar!(
-                "select password_hash from users where id = $1 and deleted_at is null",
+                // From the end, as when a batch reads its users.
+                "select password_hash from (
+                    select * from users where id >= $1 and id <= $1 order by id desc limit 1
+                ) as found where deleted_at is null",
                 id.uuid()
             );
             let mut lent = self.shelf.lend().await?;

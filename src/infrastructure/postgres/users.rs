@@ -25,7 +25,7 @@ struct Row {
 /// Locks nothing: whoever changes one of them meanwhile is found when the batch is written.
 ///
 /// An id is looked for from the end of its entries in the index, as a range that holds nothing else. Usually it has a
-/// single one; while a transaction is open elsewhere, old versions stay, and the newest stands last.
+/// single one; while a transaction is open elsewhere, old versions stay, and the newest mostly stands last.
 pub async fn read(loan: &mut Loan, needs: &Needs) -> Result<Workspace, Failure> {
     let ids: Vec<Uuid> = needs.users.iter().map(|id| id.uuid()).collect();
     let rows = if needs.emails.is_empty() {
