@@ -73,6 +73,9 @@ enum Command {
 #[must_use]
 pub fn run() -> ExitCode {
     let command = Cli::parse().command;
+    if matches!(command, Command::Serve(_)) {
+        serve::with_deep_stacks();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
