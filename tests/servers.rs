@@ -71,7 +71,14 @@ async fn terminated_database_sessions_lose_and_repeat_nothing() {
     let run = Run::start(&stage, MIX).await;
     for share in [0.1, 0.2, 0.4, 0.6, 0.8] {
         run.reach(share).await;
-        assert!(tables::terminate_backends(&stage.pool).await > 0);
+        // The last ones may be gone, and no new ones there yet.
+        eventually("there are sessions to end", async || {
+            match tables::terminate_backends(&stage.pool).await {
+                0 => Err("there are none".to_owned()),
+                _ => Ok(()),
+            }
+        })
+        .await;
     }
     run.finish(&stage, &mut worker).await;
 }
