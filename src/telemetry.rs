@@ -9,8 +9,9 @@ use tracing_subscriber::fmt;
 
 use crate::config::{LogArgs, LogFormat};
 
-/// What others log too much of; `ROSTER_LOG` can ask for more of it by name.
-const QUIET: &str = "lapin=warn,sqlx=warn,hyper=warn";
+/// What others log too much of; `ROSTER_LOG` can ask for more of it by name. lapin calls it an error whenever a connection
+/// ends, on purpose too; what comes of it is told by those who used it.
+const QUIET: &str = "lapin=warn,lapin::channels=off,sqlx=warn,hyper=warn";
 
 /// Starts logging. Does nothing where it has been started already, as in tests.
 ///

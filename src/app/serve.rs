@@ -130,7 +130,6 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
     work.close();
 
     stop.cancelled().await;
-    tracing::info!("stopping: finishing what has begun");
     let finished = tokio::time::timeout(settings.shutdown_grace, work.wait()).await.is_ok();
     relay_stop.cancel();
     // A relay that cannot end in time leaves its events in the outbox, for the next one.
