@@ -6,7 +6,7 @@ use rstest::rstest;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::support::{Stage, eventually, person, tables};
+use crate::support::{Request, Stage, eventually, person, tables};
 
 fn pairs(expected: &[(&str, &str)]) -> BTreeSet<(String, String)> {
     let owned = |(field, reason): &(&str, &str)| ((*field).to_owned(), (*reason).to_owned());
@@ -380,6 +380,53 @@ async fn commands_for_one_user_keep_their_order_even_past_a_password_hash() {
     let replies = caller.ask_all(&requests).await;
     let versions: Vec<i64> = replies.iter().map(|reply| reply.version()).collect();
     assert_eq!(versions, (1..=11).collect::<Vec<i64>>());
+}
+
+#[tokio::test]
+async fn a_password_change_does_not_overtake_what_its_lane_still_has_to_run() {
+    let stage = Stage::new().await;
+    let worker = stage.worker().env("ROSTER_LANES", 1).start().await;
+    let caller = stage.service().await;
+    let (ada, others) = (caller.create("ada").await, caller.create_many("user", 20).await);
+    let mut requests = Vec::new();
+    for n in 0..1000 {
+        let body = json!({ "id": others[n % others.len()], "name": format!("Name {n}") });
+        requests.push(caller.request("user.update.v1", body));
+        if n % 100 == 50 {
+            let body = json!({ "id": ada, "name": format!("Ada {n}") });
+            requests.push(caller.request("user.update.v1", body));
+            let body = json!({ "id": ada, "new_password": format!("secret number {n}") });
+            requests.push(caller.request("user.change_password.v1", body));
+        }
+    }
+    worker.freeze();
+    for request in &requests {
+        caller.publish(request).await.unwrap();
+    }
+    worker.thaw();
+    let mut versions = Vec::new();
+    for request in &requests {
+        let reply = caller.reply(request).await;
+        if reply.id() == ada {
+            versions.push(reply.version());
+        }
+    }
+    assert_eq!(versions, (2..=21).collect::<Vec<i64>>());
+}
+
+#[tokio::test]
+async fn creations_whose_hashes_end_close_together_share_transactions() {
+    const CREATIONS: u32 = 48;
+    let (stage, mut worker) = Stage::with_worker().await;
+    let caller = stage.service().await;
+    let person = |n| caller.request("user.create.v1", person(&format!("user{n}")));
+    let requests: Vec<Request> = (0..CREATIONS).map(person).collect();
+    for reply in caller.ask_all(&requests).await {
+        assert_eq!(reply.version(), 1);
+    }
+    assert_eq!(worker.metric("roster_batch_size_sum", &[]).await, f64::from(CREATIONS));
+    let transactions = worker.metric("roster_batch_size_count", &[]).await;
+    assert!(transactions < f64::from(CREATIONS / 2), "{transactions} transactions");
 }
 
 #[tokio::test]

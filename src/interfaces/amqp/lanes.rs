@@ -1,62 +1,32 @@
 //! Lanes: each runs what waits as one batch, as soon as its last batch is done.
 //!
-//! Commands with one order key share a lane and keep their order. A command that is still being prepared holds
-//! back later ones with its key, and nobody else's.
+//! Commands with one order key share a lane and keep their order. A command that has to be prepared holds back later
+//! ones with its key, and nobody else's, until it is settled.
 
 use std::collections::{HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use metrics::histogram;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::batches::Batches;
+use super::gate::Gate;
+use super::gathering::Gathering;
+use super::item::{Handling, Item, Preparing, Turn};
 use super::session::{Session, Ticket};
-use super::settle::{Forget, Settled, Settler};
+use super::settle::{Forget, Settler};
 use crate::application::batch::{Runner, prepare};
-use crate::application::error::{Failure, FailureKind};
+use crate::application::error::FailureKind;
 use crate::application::ports::{Patience, Services, Store};
-use crate::application::task::{Outcome, Task};
+use crate::application::task::Task;
 use crate::failpoint;
 
-/// How often a command is prepared anew because the state moved on, before it counts as failed.
-const MAX_STALE: u32 = 5;
 /// Between tries to prepare while the store is away.
 const PREPARE_AGAIN: Duration = Duration::from_secs(1);
-
-/// Whether the store answers. Lanes close it when they find that it does not; a probe opens it again.
-#[derive(Debug, Clone)]
-pub struct Gate {
-    open: watch::Sender<bool>,
-}
-
-impl Default for Gate {
-    fn default() -> Self {
-        Self { open: watch::Sender::new(true) }
-    }
-}
-
-impl Gate {
-    pub fn close(&self) {
-        self.open.send_replace(false);
-    }
-
-    pub fn open(&self) {
-        self.open.send_if_modified(|open| !std::mem::replace(open, true));
-    }
-
-    #[must_use]
-    pub fn is_open(&self) -> bool {
-        *self.open.borrow()
-    }
-
-    #[must_use]
-    pub fn watch(&self) -> watch::Receiver<bool> {
-        self.open.subscribe()
-    }
-}
 
 /// How many lanes, and how much they take at once.
 #[derive(Debug, Clone, Copy)]
@@ -65,18 +35,8 @@ pub struct LanesConfig {
     pub batch: usize,
 }
 
-/// A command with what is needed to settle it.
 #[derive(Debug)]
-pub(super) struct Item {
-    pub task: Task,
-    key: Option<u64>,
-    /// `None` for a kept command, which nobody delivered.
-    pub ticket: Option<Ticket>,
-    pub received: Instant,
-    stale: u32,
-}
-
-enum Arrival {
+pub(super) enum Arrival {
     Ready(Box<Item>),
     /// A place in the queue for a command that is being prepared.
     Preparing {
@@ -87,22 +47,37 @@ enum Arrival {
         place: u64,
         item: Box<Item>,
     },
+    /// What had this place is settled, elsewhere.
+    Done {
+        place: u64,
+    },
 }
 
 enum Slot {
     Ready(Box<Item>),
-    Preparing { place: u64, key: Option<u64> },
+    /// Waits for its turn to run with other prepared ones.
+    Prepared {
+        place: u64,
+        item: Box<Item>,
+    },
+    /// Being prepared, or running elsewhere.
+    Away {
+        place: u64,
+        key: Option<u64>,
+    },
 }
 
 /// The way into the lanes.
 #[derive(Debug, Clone)]
 pub struct Lanes {
     senders: Arc<[mpsc::UnboundedSender<Arrival>]>,
+    /// To where prepared commands run.
+    gathering: mpsc::UnboundedSender<Box<Item>>,
+    preparing: watch::Sender<usize>,
     services: Services,
     tracker: TaskTracker,
-    /// What is waiting or running; for the pause of kept commands and for tests of idleness.
     stop: CancellationToken,
-    places: Arc<std::sync::atomic::AtomicU64>,
+    places: Arc<AtomicU64>,
 }
 
 impl Lanes {
@@ -116,34 +91,45 @@ impl Lanes {
         tracker: &TaskTracker,
         stop: &CancellationToken,
     ) -> Self {
-        let mut senders = Vec::with_capacity(config.lanes);
-        let mut receivers = Vec::with_capacity(config.lanes);
-        for _ in 0..config.lanes.max(1) {
-            let (sender, receiver) = mpsc::unbounded_channel();
-            senders.push(sender);
-            receivers.push(receiver);
-        }
+        let (senders, receivers): (Vec<_>, Vec<_>) =
+            (0..config.lanes.max(1)).map(|_| mpsc::unbounded_channel()).unzip();
+        let (gathering, prepared) = mpsc::unbounded_channel();
+        let (preparing, _) = watch::channel(0);
         let lanes = Self {
             senders: senders.into(),
+            gathering: gathering.clone(),
+            preparing,
             services: runner.services.clone(),
             tracker: tracker.clone(),
             stop: stop.clone(),
             places: Arc::default(),
         };
-        for arrivals in receivers {
+        let batches = || Batches {
+            runner: Arc::clone(runner),
+            gate: gate.clone(),
+            settler: Settler::new(sessions.clone(), Arc::clone(forget), tracker.clone()),
+            size: config.batch.max(1),
+            stop: stop.clone(),
+        };
+        for (arrivals, own) in receivers.into_iter().zip(lanes.senders.iter()) {
             let lane = Lane {
                 arrivals,
+                own: own.clone(),
+                gathering: gathering.clone(),
                 queue: VecDeque::new(),
-                preparing: 0,
-                runner: Arc::clone(runner),
-                gate: gate.clone(),
-                settler: Settler::new(sessions.clone(), Arc::clone(forget), tracker.clone()),
-                batch: config.batch.max(1),
-                lanes: lanes.clone(),
+                batches: batches(),
                 stop: stop.clone(),
             };
             tracker.spawn(lane.run());
         }
+        let gathering = Gathering {
+            arrivals: prepared,
+            preparing: lanes.preparing.subscribe(),
+            batches: batches(),
+            lanes: lanes.clone(),
+            stop: stop.clone(),
+        };
+        tracker.spawn(gathering.run());
         lanes
     }
 
@@ -159,26 +145,36 @@ impl Lanes {
 
     fn enter(&self, task: Task, ticket: Option<Ticket>) {
         let key = task.order_key().map(|key| hash(&key));
-        self.dispatch(Box::new(Item { task, key, ticket, received: Instant::now(), stale: 0 }));
-    }
-
-    fn dispatch(&self, item: Box<Item>) {
-        let key = item.key;
-        let spread = key.or_else(|| item.task.key.map(|key| hash(&key.message_id))).unwrap_or(0);
+        let spread = key.or_else(|| task.key.map(|key| hash(&key.message_id))).unwrap_or(0);
         let lane = usize::try_from(spread).unwrap_or(usize::MAX) % self.senders.len();
-        let Some(sender) = self.senders.get(lane) else { return };
+        let Some(lane) = self.senders.get(lane).cloned() else { return };
+        let prepares = task.prepares();
+        let handling =
+            Handling { key, ticket, received: Instant::now(), stale: 0, preparing: None, turn: None };
+        let item = Box::new(Item { task, handling });
         // A lane that is gone leaves the item to be delivered again.
-        if !item.task.prepares() {
-            drop(sender.send(Arrival::Ready(item)));
+        if !prepares {
+            drop(lane.send(Arrival::Ready(item)));
             return;
         }
-        let place = self.places.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        drop(sender.send(Arrival::Preparing { place, key }));
-        let (sender, services, stop) = (sender.clone(), self.services.clone(), self.stop.clone());
+        let place = self.places.fetch_add(1, Ordering::Relaxed);
+        drop(lane.send(Arrival::Preparing { place, key }));
+        self.prepare(item, move |item| drop(lane.send(Arrival::Prepared { place, item })));
+    }
+
+    /// Takes a command back whose preparation did not fit the state. It has had its turn.
+    pub(super) fn prepare_again(&self, item: Box<Item>) {
+        let gathering = self.gathering.clone();
+        self.prepare(item, move |item| drop(gathering.send(item)));
+    }
+
+    fn prepare(&self, mut item: Box<Item>, then: impl FnOnce(Box<Item>) + Send + 'static) {
+        item.handling.preparing = Some(Preparing::one_more(&self.preparing));
+        let (services, stop) = (self.services.clone(), self.stop.clone());
         self.tracker.spawn(async move {
             let item = prepared(item, &services, &stop).await;
             failpoint::hit("after_prepare");
-            drop(sender.send(Arrival::Prepared { place, item }));
+            then(item);
         });
     }
 }
@@ -206,14 +202,10 @@ fn hash(key: &(impl Hash + ?Sized)) -> u64 {
 
 struct Lane<S, P, F> {
     arrivals: mpsc::UnboundedReceiver<Arrival>,
+    own: mpsc::UnboundedSender<Arrival>,
+    gathering: mpsc::UnboundedSender<Box<Item>>,
     queue: VecDeque<Slot>,
-    /// How many slots are still being prepared.
-    preparing: usize,
-    runner: Arc<Runner<S, P>>,
-    gate: Gate,
-    settler: Settler<F>,
-    batch: usize,
-    lanes: Lanes,
+    batches: Batches<S, P, F>,
     stop: CancellationToken,
 }
 
@@ -235,47 +227,63 @@ impl<S: Store, P: Patience, F: Forget> Lane<S, P, F> {
                 }
                 continue;
             }
-            self.settle(items).await;
+            // What nobody prepares is not stale by its own account; should it be, it is run again.
+            for item in self.batches.run(items).await.into_iter().rev() {
+                self.queue.push_front(Slot::Ready(Box::new(item)));
+            }
         }
     }
 
     fn arrive(&mut self, arrival: Arrival) {
         match arrival {
             Arrival::Ready(item) => self.queue.push_back(Slot::Ready(item)),
-            Arrival::Preparing { place, key } => {
-                self.preparing += 1;
-                self.queue.push_back(Slot::Preparing { place, key });
-            }
+            Arrival::Preparing { place, key } => self.queue.push_back(Slot::Away { place, key }),
             Arrival::Prepared { place, item } => {
-                let slot = self
-                    .queue
-                    .iter_mut()
-                    .find(|slot| matches!(slot, Slot::Preparing { place: held, .. } if *held == place));
-                if let Some(slot) = slot {
-                    self.preparing -= 1;
-                    *slot = Slot::Ready(item);
+                if let Some(slot) = self.position(place).and_then(|at| self.queue.get_mut(at)) {
+                    *slot = Slot::Prepared { place, item };
+                }
+            }
+            Arrival::Done { place } => {
+                if let Some(at) = self.position(place) {
+                    self.queue.remove(at);
                 }
             }
         }
     }
 
-    /// What can run now, in the order it came, up to a batch.
+    fn position(&self, place: u64) -> Option<usize> {
+        self.queue.iter().position(|slot| matches!(slot, Slot::Away { place: held, .. } if *held == place))
+    }
+
+    /// What can run now, in the order it came, up to a batch. Prepared commands whose turn it is are sent to run
+    /// with others of their kind.
     fn take(&mut self) -> Vec<Item> {
-        let mut items = Vec::new();
+        let mut items: Vec<Item> = Vec::new();
         let mut kept = VecDeque::new();
         let mut held: HashSet<u64> = HashSet::new();
-        while items.len() < self.batch {
+        while items.len() < self.batches.size {
             match self.queue.pop_front() {
                 None => break,
-                // Delivered by a session that is over: it comes again, and nobody has begun it.
-                Some(Slot::Ready(item)) if item.ticket.as_ref().is_some_and(|t| t.session.is_over()) => {}
-                Some(Slot::Ready(item)) if item.key.is_some_and(|key| held.contains(&key)) => {
+                Some(Slot::Ready(item) | Slot::Prepared { item, .. }) if item.is_stranded() => {}
+                Some(Slot::Ready(item)) if item.handling.key.is_some_and(|key| held.contains(&key)) => {
                     kept.push_back(Slot::Ready(item));
                 }
                 Some(Slot::Ready(item)) => items.push(*item),
-                Some(Slot::Preparing { place, key }) => {
+                Some(Slot::Prepared { place, item }) => {
+                    let key = item.handling.key;
+                    let waits = key.is_some_and(|key| held.contains(&key))
+                        || items.iter().any(|earlier| key.is_some() && earlier.handling.key == key);
                     held.extend(key);
-                    kept.push_back(Slot::Preparing { place, key });
+                    kept.push_back(if waits {
+                        Slot::Prepared { place, item }
+                    } else {
+                        self.send_off(place, item);
+                        Slot::Away { place, key }
+                    });
+                }
+                Some(Slot::Away { place, key }) => {
+                    held.extend(key);
+                    kept.push_back(Slot::Away { place, key });
                 }
             }
         }
@@ -285,78 +293,8 @@ impl<S: Store, P: Patience, F: Forget> Lane<S, P, F> {
         items
     }
 
-    /// Runs a batch until the store has taken it, and hands it on to be answered and acknowledged.
-    async fn settle(&mut self, items: Vec<Item>) {
-        let size = u32::try_from(items.len()).unwrap_or(u32::MAX);
-        let (tasks, rest): (Vec<Task>, Vec<_>) = items
-            .into_iter()
-            .map(|item| (item.task, (item.key, item.ticket, item.received, item.stale)))
-            .unzip();
-        let begun = Instant::now();
-        let outcomes = loop {
-            match self.outcomes(&tasks, &rest).await {
-                Ok(outcomes) => break outcomes,
-                Err(failure) => {
-                    if self.gate.is_open() {
-                        tracing::warn!(%failure, "Postgres is away; commands wait");
-                    }
-                    self.gate.close();
-                    if !self.wait_for_store().await {
-                        // Shutting down: what is not settled is delivered again.
-                        return;
-                    }
-                }
-            }
-        };
-        histogram!(crate::metrics::BATCH_SIZE).record(f64::from(size));
-        histogram!(crate::metrics::BATCH_SECONDS).record(begun.elapsed());
-        let mut settled = Vec::with_capacity(outcomes.len());
-        for ((task, (key, ticket, received, stale)), outcome) in tasks.into_iter().zip(rest).zip(outcomes) {
-            let item = Item { task, key, ticket, received, stale: stale + 1 };
-            match outcome {
-                Outcome::Stale => self.prepare_again(Box::new(item)),
-                outcome => settled.push(Settled { item, outcome }),
-            }
-        }
-        self.settler.settle(settled).await;
-    }
-
-    async fn outcomes(
-        &self,
-        tasks: &[Task],
-        rest: &[(Option<u64>, Option<Ticket>, Instant, u32)],
-    ) -> Result<Vec<Outcome>, Failure> {
-        let mut outcomes = self.runner.run(tasks).await?;
-        for ((outcome, task), (_, _, _, stale)) in outcomes.iter_mut().zip(tasks).zip(rest) {
-            if matches!(outcome, Outcome::Stale) && *stale >= MAX_STALE {
-                let failure = Failure::new(FailureKind::Permanent, "what it prepared never fitted the state");
-                *outcome = self.runner.give_up(task, &failure).await?;
-            }
-        }
-        Ok(outcomes)
-    }
-
-    /// Goes to the head of the queue, so that later commands for the same user stay behind it.
-    fn prepare_again(&mut self, item: Box<Item>) {
-        let place = self.lanes.places.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        self.queue.push_front(Slot::Preparing { place, key: item.key });
-        self.preparing += 1;
-        let lane =
-            item.key.map_or(0, |key| usize::try_from(key).unwrap_or(usize::MAX) % self.lanes.senders.len());
-        let Some(sender) = self.lanes.senders.get(lane).cloned() else { return };
-        let (services, stop) = (self.lanes.services.clone(), self.stop.clone());
-        self.lanes.tracker.spawn(async move {
-            let item = prepared(item, &services, &stop).await;
-            drop(sender.send(Arrival::Prepared { place, item }));
-        });
-    }
-
-    /// `false` when it is time to stop instead.
-    async fn wait_for_store(&self) -> bool {
-        let mut open = self.gate.watch();
-        tokio::select! {
-            opened = open.wait_for(|open| *open) => opened.is_ok(),
-            () = self.stop.cancelled() => false,
-        }
+    fn send_off(&self, place: u64, mut item: Box<Item>) {
+        item.handling.turn = Some(Turn { lane: self.own.clone(), place });
+        drop(self.gathering.send(item));
     }
 }

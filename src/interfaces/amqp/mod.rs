@@ -1,8 +1,12 @@
 //! Commands and queries in, replies and acknowledgements out.
 
 mod acks;
+mod batches;
 mod dial;
+mod gate;
+mod gathering;
 mod intake;
+mod item;
 mod lanes;
 mod parked;
 mod pipe;
@@ -13,8 +17,9 @@ mod settle;
 mod wire;
 
 pub use dial::Dial;
+pub use gate::Gate;
 pub use intake::{Flow, Intake};
-pub use lanes::{Gate, Lanes, LanesConfig};
+pub use lanes::{Lanes, LanesConfig};
 pub use parked::collect_parked;
 pub use pipe::{Emit, answer_at_once, pass_through};
 pub use queries::answer_queries;

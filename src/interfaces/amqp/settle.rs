@@ -8,7 +8,7 @@ use metrics::{counter, histogram};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
-use super::lanes::Item;
+use super::item::Item;
 use super::replies::Outgoing;
 use super::session::Session;
 use super::wire::reply_properties;
@@ -70,14 +70,15 @@ async fn finish<F: Forget>(
     let mut delivered = Vec::with_capacity(settled.len());
     let mut kept = Vec::new();
     for one in settled {
-        if one.item.ticket.is_some() { delivered.push(one) } else { kept.push(one) }
+        if one.item.handling.ticket.is_some() { delivered.push(one) } else { kept.push(one) }
     }
     // A lane's batch can mix the deliveries of a session that is over with those of the next.
-    while let Some(session) =
-        delivered.iter().find_map(|one| one.item.ticket.as_ref().map(|ticket| Arc::clone(&ticket.session)))
+    while let Some(session) = delivered
+        .iter()
+        .find_map(|one| one.item.handling.ticket.as_ref().map(|ticket| Arc::clone(&ticket.session)))
     {
         let (mine, others): (Vec<_>, Vec<_>) = delivered.into_iter().partition(|one| {
-            one.item.ticket.as_ref().is_some_and(|ticket| Arc::ptr_eq(&ticket.session, &session))
+            one.item.handling.ticket.as_ref().is_some_and(|ticket| Arc::ptr_eq(&ticket.session, &session))
         });
         delivered = others;
         finish_delivered(&session, mine).await;
@@ -104,8 +105,9 @@ async fn finish_delivered(session: &Session, settled: Vec<Settled>) {
 }
 
 async fn acknowledge(settled: &[Settled]) {
-    let tags = settled.iter().filter_map(|one| one.item.ticket.as_ref()).map(|ticket| ticket.tag).collect();
-    if let Some(ticket) = settled.iter().find_map(|one| one.item.ticket.as_ref()) {
+    let tags =
+        settled.iter().filter_map(|one| one.item.handling.ticket.as_ref()).map(|ticket| ticket.tag).collect();
+    if let Some(ticket) = settled.iter().find_map(|one| one.item.handling.ticket.as_ref()) {
         ticket.acks.settle(tags).await;
     }
 }
@@ -176,7 +178,7 @@ fn replies(settled: &Settled) -> Vec<Outgoing> {
 /// The one event per message that goes to the log, and its metrics.
 fn tell(settled: &Settled) {
     let task = &settled.item.task;
-    let duration = settled.item.received.elapsed();
+    let duration = settled.item.handling.received.elapsed();
     let (outcome, code) = match &settled.outcome {
         Outcome::Answered { code: None, replayed: false, .. } => ("done", None),
         Outcome::Answered { code, replayed: true, .. } => ("replayed", *code),

@@ -1,0 +1,70 @@
+//! A command on its way through the lanes.
+
+use std::time::Instant;
+
+use tokio::sync::{mpsc, watch};
+
+use super::lanes::Arrival;
+use super::session::Ticket;
+use crate::application::task::Task;
+
+/// A command with what is needed to settle it.
+#[derive(Debug)]
+pub(super) struct Item {
+    pub task: Task,
+    pub handling: Handling,
+}
+
+/// What goes with a command, and is nothing to the application.
+#[derive(Debug)]
+pub(super) struct Handling {
+    /// Of the aggregate whose commands keep their order.
+    pub key: Option<u64>,
+    /// `None` for a kept command, which nobody delivered.
+    pub ticket: Option<Ticket>,
+    pub received: Instant,
+    /// How often what was prepared did not fit the state.
+    pub stale: u32,
+    /// Counts it among those being prepared.
+    pub preparing: Option<Preparing>,
+    /// Holds back later commands with its key, while it runs outside its lane.
+    pub turn: Option<Turn>,
+}
+
+impl Item {
+    /// Delivered by a session that is over: it comes again, and nobody has begun it.
+    pub fn is_stranded(&self) -> bool {
+        self.handling.ticket.as_ref().is_some_and(|ticket| ticket.session.is_over())
+    }
+}
+
+/// One more that is being prepared, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Preparing(watch::Sender<usize>);
+
+impl Preparing {
+    pub fn one_more(count: &watch::Sender<usize>) -> Self {
+        count.send_modify(|count| *count += 1);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Preparing {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count = count.saturating_sub(1));
+    }
+}
+
+/// A place in a lane, which is given up when this is dropped.
+#[derive(Debug)]
+pub(super) struct Turn {
+    pub lane: mpsc::UnboundedSender<Arrival>,
+    pub place: u64,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        // A lane that is gone holds nobody back.
+        drop(self.lane.send(Arrival::Done { place: self.place }));
+    }
+}
