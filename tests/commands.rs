@@ -6,7 +6,7 @@ use rstest::rstest;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::support::{Request, Stage, eventually, person, tables};
+use crate::support::{Stage, eventually, person, tables};
 
 fn pairs(expected: &[(&str, &str)]) -> BTreeSet<(String, String)> {
     let owned = |(field, reason): &(&str, &str)| ((*field).to_owned(), (*reason).to_owned());
@@ -412,21 +412,6 @@ async fn a_password_change_does_not_overtake_what_its_lane_still_has_to_run() {
         }
     }
     assert_eq!(versions, (2..=21).collect::<Vec<i64>>());
-}
-
-#[tokio::test]
-async fn creations_whose_hashes_end_close_together_share_transactions() {
-    const CREATIONS: u32 = 48;
-    let (stage, mut worker) = Stage::with_worker().await;
-    let caller = stage.service().await;
-    let person = |n| caller.request("user.create.v1", person(&format!("user{n}")));
-    let requests: Vec<Request> = (0..CREATIONS).map(person).collect();
-    for reply in caller.ask_all(&requests).await {
-        assert_eq!(reply.version(), 1);
-    }
-    assert_eq!(worker.metric("roster_batch_size_sum", &[]).await, f64::from(CREATIONS));
-    let transactions = worker.metric("roster_batch_size_count", &[]).await;
-    assert!(transactions < f64::from(CREATIONS / 2), "{transactions} transactions");
 }
 
 #[tokio::test]

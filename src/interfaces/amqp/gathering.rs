@@ -63,9 +63,14 @@ impl<S: Store, P: Patience, F: Forget> Gathering<S, P, F> {
     }
 
     fn suffice(&self, waiting: usize, since: Instant) -> bool {
-        let wanted = self.preparing.borrow().div_ceil(PART).clamp(1, self.batches.size);
+        let wanted = wanted(*self.preparing.borrow()).min(self.batches.size);
         waiting >= wanted || waiting > 0 && (since.elapsed() >= PATIENCE || self.stop.is_cancelled())
     }
+}
+
+/// How many are to run together while so many others are being prepared.
+fn wanted(preparing: usize) -> usize {
+    preparing.div_ceil(PART).max(1)
 }
 
 fn enter(waiting: &mut Vec<Item>, since: &mut Instant, mut item: Item) {
@@ -81,4 +86,19 @@ async fn last(stop: &CancellationToken, mut preparing: watch::Receiver<usize>) {
     stop.cancelled().await;
     // An error says that nobody counts them any more.
     drop(preparing.wait_for(|preparing| *preparing == 0).await);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_that_is_alone_or_among_few_waits_for_nobody() {
+        assert_eq!([0, 1, PART].map(wanted), [1; 3]);
+    }
+
+    #[test]
+    fn those_among_many_wait_for_a_part_of_them() {
+        assert_eq!([PART + 1, 8 * PART].map(wanted), [2, 8]);
+    }
 }
