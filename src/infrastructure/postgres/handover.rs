@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::application::ports::NewEvent;
 
 /// How many events are remembered. Older ones are read back from the log.
-const CAPACITY: usize = 8_000;
+const CAPACITY: usize = 4_000;
 
 /// Between the store, which commits, and the outbox, from which the relay publishes.
 #[derive(Debug, Default)]
