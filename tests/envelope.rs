@@ -187,6 +187,7 @@ async fn what_is_refused_with_nobody_to_tell_becomes_a_dead_letter(#[case] hosti
     let ada = caller.request("user.create.v1", person("ada"));
     caller.ask_with(&ada).await.data();
     let victim = stage.object("victim");
+    stage.remember_queue(&victim);
     declare(&caller, &victim, true).await;
     let silent = |request: Request| match hostile {
         true => request.reply_to(&victim),
@@ -226,6 +227,7 @@ async fn a_hostile_reply_queue_counts_as_absent_and_gets_nothing() {
     let (stage, _worker) = Stage::with_worker().await;
     let caller = stage.service().await;
     let victim = stage.object("victim");
+    stage.remember_queue(&victim);
     declare(&caller, &victim, true).await;
     let targets = [
         victim.clone(),
