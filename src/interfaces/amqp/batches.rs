@@ -25,6 +25,8 @@ pub(super) struct Batches<S, P, F> {
     /// How many commands make a batch, at most.
     pub size: usize,
     pub stop: CancellationToken,
+    /// A batch was given up, for it was time to stop: nobody begins or tries another, which could overtake it.
+    pub given_up: CancellationToken,
 }
 
 impl<S: Store, P: Patience, F: Forget> Batches<S, P, F> {
@@ -36,6 +38,9 @@ impl<S: Store, P: Patience, F: Forget> Batches<S, P, F> {
             items.into_iter().map(|item| (item.task, item.handling)).unzip();
         let begun = Instant::now();
         let outcomes = loop {
+            if self.given_up.is_cancelled() {
+                return Vec::new();
+            }
             match self.outcomes(&tasks, &handlings).await {
                 Ok(outcomes) => break outcomes,
                 Err(failure) => {
@@ -44,6 +49,7 @@ impl<S: Store, P: Patience, F: Forget> Batches<S, P, F> {
                     }
                     self.gate.close();
                     if !self.wait_for_store().await {
+                        self.given_up.cancel();
                         return Vec::new();
                     }
                 }
@@ -51,18 +57,20 @@ impl<S: Store, P: Patience, F: Forget> Batches<S, P, F> {
         };
         histogram!(crate::metrics::BATCH_SIZE).record(f64::from(size));
         histogram!(crate::metrics::BATCH_SECONDS).record(begun.elapsed());
-        let (mut settled, mut stale) = (Vec::with_capacity(outcomes.len()), Vec::new());
+        let (mut settled, mut stale, mut turns) =
+            (Vec::with_capacity(outcomes.len()), Vec::new(), Vec::new());
         for ((task, mut handling), outcome) in tasks.into_iter().zip(handlings).zip(outcomes) {
             if matches!(outcome, Outcome::Stale) {
                 handling.stale += 1;
                 stale.push(Item { task, handling });
             } else {
-                // Committed: who comes after it may go on.
-                handling.turn = None;
+                turns.extend(handling.turn.take());
                 settled.push(Settled { item: Item { task, handling }, outcome });
             }
         }
         self.settler.settle(settled).await;
+        // Who comes after them is answered after them.
+        drop(turns);
         stale
     }
 

@@ -3,11 +3,13 @@
 //! Hashes end one by one, and a transaction for each would cost a good part of what hashing costs. So those that end
 //! close together share one, while enough others are still being hashed. One that is alone runs at once.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::batches::Batches;
 use super::item::Item;
@@ -15,23 +17,28 @@ use super::lanes::Lanes;
 use super::settle::Forget;
 use crate::application::ports::{Patience, Store};
 
-/// How long the first of them waits, at most.
+/// How long the first of them waits for company, at most.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// They wait for as many as this part of those that are still being prepared, so by no more than this part of the time
 /// that it takes to prepare them.
 const PART: usize = 8;
 
-/// The lane of prepared commands. Each holds back its successors in its own lane until it is settled.
+/// Runs prepared commands. Each holds back its successors in its own lane meanwhile.
 pub(super) struct Gathering<S, P, F> {
     pub arrivals: mpsc::UnboundedReceiver<Box<Item>>,
     /// How many are being prepared.
     pub preparing: watch::Receiver<usize>,
-    pub batches: Batches<S, P, F>,
+    /// How many have to be prepared and are not settled: who may still come.
+    pub unsettled: watch::Receiver<usize>,
+    pub batches: Arc<Batches<S, P, F>>,
+    /// For batches that run at once, so that one that is held up does not hold up all.
+    pub room: Arc<Semaphore>,
     pub lanes: Lanes,
+    pub tracker: TaskTracker,
     pub stop: CancellationToken,
 }
 
-impl<S: Store, P: Patience, F: Forget> Gathering<S, P, F> {
+impl<S: Store, P: Patience + 'static, F: Forget> Gathering<S, P, F> {
     pub async fn run(mut self) {
         let mut waiting: Vec<Item> = Vec::new();
         let mut since = Instant::now();
@@ -42,12 +49,7 @@ impl<S: Store, P: Patience, F: Forget> Gathering<S, P, F> {
                 enter(&mut waiting, &mut since, *item);
             }
             if self.suffice(waiting.len(), since) {
-                waiting.retain(|item| !item.is_stranded());
-                if !waiting.is_empty() {
-                    for item in self.batches.run(std::mem::take(&mut waiting)).await {
-                        self.lanes.prepare_again(Box::new(item));
-                    }
-                }
+                self.send_off(std::mem::take(&mut waiting)).await;
                 continue;
             }
             tokio::select! {
@@ -57,7 +59,7 @@ impl<S: Store, P: Patience, F: Forget> Gathering<S, P, F> {
                     None => return,
                 },
                 () = tokio::time::sleep_until(since + PATIENCE), if !waiting.is_empty() => {}
-                () = last(&self.stop, self.preparing.clone()), if waiting.is_empty() => return,
+                () = last(&self.stop, self.unsettled.clone()), if waiting.is_empty() => return,
             }
         }
     }
@@ -66,6 +68,22 @@ impl<S: Store, P: Patience, F: Forget> Gathering<S, P, F> {
         let wanted = wanted(*self.preparing.borrow()).min(self.batches.size);
         waiting >= wanted || waiting > 0 && (since.elapsed() >= PATIENCE || self.stop.is_cancelled())
     }
+
+    async fn send_off(&self, mut items: Vec<Item>) {
+        // The semaphore is never closed.
+        let room = Arc::clone(&self.room).acquire_owned().await.ok();
+        items.retain(|item| !item.is_stranded());
+        if items.is_empty() {
+            return;
+        }
+        let (batches, lanes) = (Arc::clone(&self.batches), self.lanes.clone());
+        self.tracker.spawn(async move {
+            for item in batches.run(items).await {
+                lanes.prepare_again(Box::new(item));
+            }
+            drop(room);
+        });
+    }
 }
 
 /// How many are to run together while so many others are being prepared.
@@ -73,8 +91,7 @@ fn wanted(preparing: usize) -> usize {
     preparing.div_ceil(PART).max(1)
 }
 
-fn enter(waiting: &mut Vec<Item>, since: &mut Instant, mut item: Item) {
-    item.handling.preparing = None;
+fn enter(waiting: &mut Vec<Item>, since: &mut Instant, item: Item) {
     if waiting.is_empty() {
         *since = Instant::now();
     }
@@ -82,10 +99,10 @@ fn enter(waiting: &mut Vec<Item>, since: &mut Instant, mut item: Item) {
 }
 
 /// Resolves when nobody is to come any more.
-async fn last(stop: &CancellationToken, mut preparing: watch::Receiver<usize>) {
+async fn last(stop: &CancellationToken, mut unsettled: watch::Receiver<usize>) {
     stop.cancelled().await;
     // An error says that nobody counts them any more.
-    drop(preparing.wait_for(|preparing| *preparing == 0).await);
+    drop(unsettled.wait_for(|unsettled| *unsettled == 0).await);
 }
 
 #[cfg(test)]

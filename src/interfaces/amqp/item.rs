@@ -25,41 +25,41 @@ pub(super) struct Handling {
     pub received: Instant,
     /// How often what was prepared did not fit the state.
     pub stale: u32,
-    /// Counts it among those being prepared.
-    pub preparing: Option<Preparing>,
-    /// Holds back later commands with its key, while it runs outside its lane.
+    /// Of one that has to be prepared.
     pub turn: Option<Turn>,
 }
 
 impl Item {
-    /// Delivered by a session that is over: it comes again, and nobody has begun it.
+    /// Delivered by a session that is over: it comes again.
     pub fn is_stranded(&self) -> bool {
         self.handling.ticket.as_ref().is_some_and(|ticket| ticket.session.is_over())
     }
 }
 
-/// One more that is being prepared, until it is dropped.
+/// One more of those counted, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Preparing(watch::Sender<usize>);
+pub(super) struct Counted(watch::Sender<usize>);
 
-impl Preparing {
-    pub fn one_more(count: &watch::Sender<usize>) -> Self {
+impl Counted {
+    pub fn among(count: &watch::Sender<usize>) -> Self {
         count.send_modify(|count| *count += 1);
         Self(count.clone())
     }
 }
 
-impl Drop for Preparing {
+impl Drop for Counted {
     fn drop(&mut self) {
         self.0.send_modify(|count| *count = count.saturating_sub(1));
     }
 }
 
-/// A place in a lane, which is given up when this is dropped.
+/// A place in a lane, which holds back later commands with its key. However it is lost, the place is given up.
 #[derive(Debug)]
 pub(super) struct Turn {
     pub lane: mpsc::UnboundedSender<Arrival>,
     pub place: u64,
+    /// Among those that may still come to run together.
+    pub _counted: Counted,
 }
 
 impl Drop for Turn {

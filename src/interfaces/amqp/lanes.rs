@@ -1,7 +1,7 @@
 //! Lanes: each runs what waits as one batch, as soon as its last batch is done.
 //!
 //! Commands with one order key share a lane and keep their order. A command that has to be prepared holds back later
-//! ones with its key, and nobody else's, until it is settled.
+//! ones with its key, and nobody else's, until it is committed and its answer is on its way.
 
 use std::collections::{HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -9,14 +9,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::batches::Batches;
 use super::gate::Gate;
 use super::gathering::Gathering;
-use super::item::{Handling, Item, Preparing, Turn};
+use super::item::{Counted, Handling, Item, Turn};
 use super::session::{Session, Ticket};
 use super::settle::{Forget, Settler};
 use crate::application::batch::{Runner, prepare};
@@ -47,7 +47,7 @@ pub(super) enum Arrival {
         place: u64,
         item: Box<Item>,
     },
-    /// What had this place is settled, elsewhere.
+    /// What had this place has run elsewhere, or was lost.
     Done {
         place: u64,
     },
@@ -74,6 +74,8 @@ pub struct Lanes {
     /// To where prepared commands run.
     gathering: mpsc::UnboundedSender<Box<Item>>,
     preparing: watch::Sender<usize>,
+    /// Those that have to be prepared and are not settled.
+    unsettled: watch::Sender<usize>,
     services: Services,
     tracker: TaskTracker,
     stop: CancellationToken,
@@ -94,11 +96,13 @@ impl Lanes {
         let (senders, receivers): (Vec<_>, Vec<_>) =
             (0..config.lanes.max(1)).map(|_| mpsc::unbounded_channel()).unzip();
         let (gathering, prepared) = mpsc::unbounded_channel();
-        let (preparing, _) = watch::channel(0);
+        let (preparing, unsettled) = (watch::Sender::new(0), watch::Sender::new(0));
+        let given_up = CancellationToken::new();
         let lanes = Self {
             senders: senders.into(),
             gathering: gathering.clone(),
             preparing,
+            unsettled,
             services: runner.services.clone(),
             tracker: tracker.clone(),
             stop: stop.clone(),
@@ -110,11 +114,11 @@ impl Lanes {
             settler: Settler::new(sessions.clone(), Arc::clone(forget), tracker.clone()),
             size: config.batch.max(1),
             stop: stop.clone(),
+            given_up: given_up.clone(),
         };
-        for (arrivals, own) in receivers.into_iter().zip(lanes.senders.iter()) {
+        for arrivals in receivers {
             let lane = Lane {
                 arrivals,
-                own: own.clone(),
                 gathering: gathering.clone(),
                 queue: VecDeque::new(),
                 batches: batches(),
@@ -125,8 +129,12 @@ impl Lanes {
         let gathering = Gathering {
             arrivals: prepared,
             preparing: lanes.preparing.subscribe(),
-            batches: batches(),
+            unsettled: lanes.unsettled.subscribe(),
+            batches: Arc::new(batches()),
+            // Half as many: there are connections for these beside those of the lanes.
+            room: Arc::new(Semaphore::new(config.lanes.div_ceil(2).max(1))),
             lanes: lanes.clone(),
+            tracker: tracker.clone(),
             stop: stop.clone(),
         };
         tracker.spawn(gathering.run());
@@ -149,9 +157,8 @@ impl Lanes {
         let lane = usize::try_from(spread).unwrap_or(usize::MAX) % self.senders.len();
         let Some(lane) = self.senders.get(lane).cloned() else { return };
         let prepares = task.prepares();
-        let handling =
-            Handling { key, ticket, received: Instant::now(), stale: 0, preparing: None, turn: None };
-        let item = Box::new(Item { task, handling });
+        let handling = Handling { key, ticket, received: Instant::now(), stale: 0, turn: None };
+        let mut item = Box::new(Item { task, handling });
         // A lane that is gone leaves the item to be delivered again.
         if !prepares {
             drop(lane.send(Arrival::Ready(item)));
@@ -159,6 +166,8 @@ impl Lanes {
         }
         let place = self.places.fetch_add(1, Ordering::Relaxed);
         drop(lane.send(Arrival::Preparing { place, key }));
+        let counted = Counted::among(&self.unsettled);
+        item.handling.turn = Some(Turn { lane: lane.clone(), place, _counted: counted });
         self.prepare(item, move |item| drop(lane.send(Arrival::Prepared { place, item })));
     }
 
@@ -168,12 +177,13 @@ impl Lanes {
         self.prepare(item, move |item| drop(gathering.send(item)));
     }
 
-    fn prepare(&self, mut item: Box<Item>, then: impl FnOnce(Box<Item>) + Send + 'static) {
-        item.handling.preparing = Some(Preparing::one_more(&self.preparing));
+    fn prepare(&self, item: Box<Item>, then: impl FnOnce(Box<Item>) + Send + 'static) {
+        let preparing = Counted::among(&self.preparing);
         let (services, stop) = (self.services.clone(), self.stop.clone());
         self.tracker.spawn(async move {
             let item = prepared(item, &services, &stop).await;
             failpoint::hit("after_prepare");
+            drop(preparing);
             then(item);
         });
     }
@@ -202,7 +212,6 @@ fn hash(key: &(impl Hash + ?Sized)) -> u64 {
 
 struct Lane<S, P, F> {
     arrivals: mpsc::UnboundedReceiver<Arrival>,
-    own: mpsc::UnboundedSender<Arrival>,
     gathering: mpsc::UnboundedSender<Box<Item>>,
     queue: VecDeque<Slot>,
     batches: Batches<S, P, F>,
@@ -227,7 +236,7 @@ impl<S: Store, P: Patience, F: Forget> Lane<S, P, F> {
                 }
                 continue;
             }
-            // What nobody prepares is not stale by its own account; should it be, it is run again.
+            // Only what is prepared is ever stale; should another be, it runs again.
             for item in self.batches.run(items).await.into_iter().rev() {
                 self.queue.push_front(Slot::Ready(Box::new(item)));
             }
@@ -277,7 +286,7 @@ impl<S: Store, P: Patience, F: Forget> Lane<S, P, F> {
                     kept.push_back(if waits {
                         Slot::Prepared { place, item }
                     } else {
-                        self.send_off(place, item);
+                        drop(self.gathering.send(item));
                         Slot::Away { place, key }
                     });
                 }
@@ -291,10 +300,5 @@ impl<S: Store, P: Patience, F: Forget> Lane<S, P, F> {
             self.queue.push_front(slot);
         }
         items
-    }
-
-    fn send_off(&self, place: u64, mut item: Box<Item>) {
-        item.handling.turn = Some(Turn { lane: self.own.clone(), place });
-        drop(self.gathering.send(item));
     }
 }
