@@ -159,7 +159,7 @@ pub struct Settings {
     )]
     pub migrate: bool,
 
-    /// Batches that run at once, each in a transaction of its own (1 to 64)
+    /// Batches that run at once, each in a transaction of its own, beside two of commands with a password (1 to 64)
     #[arg(
         long,
         env = "ROSTER_LANES",

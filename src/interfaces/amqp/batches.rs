@@ -69,7 +69,7 @@ impl<S: Store, P: Patience, F: Forget> Batches<S, P, F> {
             }
         }
         self.settler.settle(settled).await;
-        // Who comes after them is answered after them.
+        // Not before there was room to answer them: those after them, in another lane, might find some sooner.
         drop(turns);
         stale
     }

@@ -22,6 +22,9 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// They wait for as many as this part of those that are still being prepared, so by no more than this part of the time
 /// that it takes to prepare them.
 const PART: usize = 8;
+/// How many batches of them run at once: one that is held up does not hold up all, and for two there are connections
+/// beside those of the lanes.
+pub(super) const AT_ONCE: usize = 2;
 
 /// Runs prepared commands. Each holds back its successors in its own lane meanwhile.
 pub(super) struct Gathering<S, P, F> {
@@ -31,7 +34,7 @@ pub(super) struct Gathering<S, P, F> {
     /// How many have to be prepared and are not settled: who may still come.
     pub unsettled: watch::Receiver<usize>,
     pub batches: Arc<Batches<S, P, F>>,
-    /// For batches that run at once, so that one that is held up does not hold up all.
+    /// For [`AT_ONCE`] batches.
     pub room: Arc<Semaphore>,
     pub lanes: Lanes,
     pub tracker: TaskTracker,

@@ -1,7 +1,7 @@
 //! Lanes: each runs what waits as one batch, as soon as its last batch is done.
 //!
 //! Commands with one order key share a lane and keep their order. A command that has to be prepared holds back later
-//! ones with its key, and nobody else's, until it is committed and its answer is on its way.
+//! ones with its key, and nobody else's, until it is committed and there is room to answer it.
 
 use std::collections::{HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use super::batches::Batches;
 use super::gate::Gate;
-use super::gathering::Gathering;
+use super::gathering::{self, Gathering};
 use super::item::{Counted, Handling, Item, Turn};
 use super::session::{Session, Ticket};
 use super::settle::{Forget, Settler};
@@ -126,18 +126,17 @@ impl Lanes {
             };
             tracker.spawn(lane.run());
         }
-        let gathering = Gathering {
+        let together = Gathering {
             arrivals: prepared,
             preparing: lanes.preparing.subscribe(),
             unsettled: lanes.unsettled.subscribe(),
             batches: Arc::new(batches()),
-            // Half as many: there are connections for these beside those of the lanes.
-            room: Arc::new(Semaphore::new(config.lanes.div_ceil(2).max(1))),
+            room: Arc::new(Semaphore::new(gathering::AT_ONCE)),
             lanes: lanes.clone(),
             tracker: tracker.clone(),
             stop: stop.clone(),
         };
-        tracker.spawn(gathering.run());
+        tracker.spawn(together.run());
         lanes
     }
 

@@ -15,7 +15,7 @@ use super::wire::reply_properties;
 use crate::application::task::Outcome;
 use crate::failpoint;
 
-/// How many batches of one lane may wait for their replies' confirms while the next ones run.
+/// How many batches of one lane, or of prepared commands, may wait for their replies' confirms while the next ones run.
 const BATCHES_SETTLING: usize = 8;
 /// How long the answer of a kept command waits for a broker to send it to.
 const WAIT_FOR_BROKER: Duration = Duration::from_secs(30);
