@@ -38,6 +38,34 @@ async fn everyone_who_sent_a_waiting_command_gets_its_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_waiting_update_that_would_succeed_now_still_waits_when_it_is_sent_again() {
+    let stage = Stage::new().await;
+    let mut worker = stage.worker().env("ROSTER_RETRY_DELAYS", "1h").start().await;
+    let caller = stage.service().await;
+    let ada = caller.create("ada").await;
+    forbid(&stage, "Countess").await;
+    let update = caller.request("user.update.v1", json!({ "id": ada, "name": "Countess" }));
+    caller.send(&update).await;
+    kept(&stage, 1, |_| true).await;
+    allow(&stage).await;
+    let again = update.again();
+    caller.send(&again).await;
+    eventually("it is told to wait", async || {
+        match worker.metric("roster_commands_total", &["outcome=\"waits\""]).await {
+            1.0 => Ok(()),
+            count => Err(count.to_string()),
+        }
+    })
+    .await;
+    assert_eq!(tables::users(&stage.pool).await[0].version, 1);
+    tables::hurry(&stage.pool).await;
+    let replies = [caller.reply(&update).await, caller.reply(&again).await];
+    assert_eq!(replies[0].data()["version"], 2);
+    assert_eq!(replies[0].body, replies[1].body);
+    nothing_kept(&stage).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_id_of_a_waiting_command_is_not_to_be_used_for_another() {
     let stage = Stage::new().await;
     let _worker = stage.worker().env("ROSTER_RETRY_DELAYS", "1h").start().await;

@@ -5,6 +5,7 @@ pub mod dead_letters;
 pub mod migrations;
 pub mod partitions;
 
+mod columns;
 mod connections;
 mod directory;
 mod errors;
