@@ -6,7 +6,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use serde_json::json;
 
 use super::{dead, list, roster};
-use crate::support::{Caller, Request, Stage, broker, eventually, person, tables};
+use crate::support::{Caller, PATIENCE, Request, Stage, broker, eventually, person, tables};
 
 /// `request` as the broker's own dead-lettering would bring it to the dead letter exchange.
 async fn park(stage: &Stage, caller: &Caller, request: &Request, reason: &str) {
@@ -83,4 +83,54 @@ async fn a_command_whose_expiration_ran_out_in_the_queue_is_answered() {
     let _worker = stage.worker().start().await;
     assert_eq!(caller.reply(&create).await.refusal(), "EXPIRED deadline_passed");
     assert_eq!(dead(&stage, 1).await[0].reason.as_deref(), Some("expired"));
+}
+
+/// Both come by one session, on two channels that each count their deliveries from 1.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_parked_is_acknowledged_beside_commands_of_the_same_batch() {
+    let stage = Stage::new().await;
+    let mut worker = stage.worker().env("ROSTER_LANES", 1).start().await;
+    let caller = stage.service().await;
+    let ada = caller.create("ada").await;
+    // The lane stands still until all of them wait in it.
+    let mut held = stage.pool.begin().await.unwrap();
+    sqlx::query("lock table users in access exclusive mode").execute(&mut *held).await.unwrap();
+    let renames = (0..20).map(|n| json!({ "id": ada, "name": format!("Ada {n}") }));
+    let renames: Vec<Request> = renames.map(|body| caller.request("user.update.v1", body)).collect();
+    caller.send(&renames[0]).await;
+    eventually("the first is begun", async || match tables::waiting_for_users(&stage.pool).await {
+        0 => Err("it is not".to_owned()),
+        _ => Ok(()),
+    })
+    .await;
+    let late: Vec<Request> =
+        (0..10).map(|n| caller.request("user.create.v1", person(&format!("u{n}")))).collect();
+    for (n, rename) in renames.iter().enumerate().skip(1) {
+        caller.send(rename).await;
+        if let Some(late) = late.get(n) {
+            park(&stage, &caller, late, "expired").await;
+        }
+    }
+    park(&stage, &caller, &late[0], "expired").await;
+    let waiting = async || {
+        let (commands, dead) = (stage.object("commands"), stage.object("dead"));
+        let commands = broker::depth(&caller.connection, &commands).await.unwrap().0;
+        (commands, broker::depth(&caller.connection, &dead).await.unwrap().0)
+    };
+    eventually("all are delivered", async || match waiting().await {
+        (0, 0) => Ok(()),
+        left => Err(format!("{left:?}")),
+    })
+    .await;
+    held.rollback().await.unwrap();
+    for rename in &renames {
+        assert!(caller.reply(rename).await.is_success());
+    }
+    for late in &late {
+        assert_eq!(caller.reply(late).await.code(), "EXPIRED");
+    }
+    // What is not acknowledged when it has gone is ready again.
+    worker.terminate();
+    assert_eq!(worker.wait_exit(PATIENCE).await.code(), Some(0));
+    assert_eq!(waiting().await, (0, 0));
 }

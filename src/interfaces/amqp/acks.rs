@@ -72,6 +72,11 @@ impl Acks {
         Self { channel, patience: WAIT_FOR_EARLIER, runs: Arc::default() }
     }
 
+    /// Whether both are of one channel.
+    pub fn are_those_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.runs, &other.runs)
+    }
+
     /// For deliveries that are settled one by one: those that were settled while the last ones were acknowledged
     /// share a frame. Ends when every sender is gone.
     pub fn gather(mut self) -> mpsc::UnboundedSender<u64> {

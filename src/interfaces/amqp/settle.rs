@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::item::Item;
 use super::replies::Outgoing;
-use super::session::Session;
+use super::session::{Session, Ticket};
 use super::wire::reply_properties;
 use crate::application::task::Outcome;
 use crate::failpoint;
@@ -104,11 +104,16 @@ async fn finish_delivered(session: &Session, settled: Vec<Settled>) {
     }
 }
 
+/// Each on the channel that delivered it: commands and what the broker parked share a session and a batch, and the tags
+/// of each channel count from 1.
 async fn acknowledge(settled: &[Settled]) {
-    let tags =
-        settled.iter().filter_map(|one| one.item.handling.ticket.as_ref()).map(|ticket| ticket.tag).collect();
-    if let Some(ticket) = settled.iter().find_map(|one| one.item.handling.ticket.as_ref()) {
-        ticket.acks.settle(tags).await;
+    let mut tickets: Vec<&Ticket> =
+        settled.iter().filter_map(|one| one.item.handling.ticket.as_ref()).collect();
+    while let Some(acks) = tickets.first().map(|ticket| ticket.acks.clone()) {
+        let (mine, others): (Vec<_>, Vec<_>) =
+            tickets.into_iter().partition(|ticket| ticket.acks.are_those_of(&acks));
+        acks.settle(mine.into_iter().map(|ticket| ticket.tag).collect()).await;
+        tickets = others;
     }
 }
 
