@@ -1,11 +1,12 @@
 //! A command on its way through the lanes.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::{mpsc, watch};
 
 use super::lanes::Arrival;
-use super::session::Ticket;
+use super::session::{Session, Ticket};
 use crate::application::task::Task;
 
 /// A command with what is needed to settle it.
@@ -33,6 +34,11 @@ impl Item {
     /// Delivered by a session that is over: it comes again.
     pub fn is_stranded(&self) -> bool {
         self.handling.ticket.as_ref().is_some_and(|ticket| ticket.session.is_over())
+    }
+
+    /// The session that delivered it.
+    pub fn session(&self) -> Option<Arc<Session>> {
+        self.handling.ticket.as_ref().map(|ticket| Arc::clone(&ticket.session))
     }
 }
 

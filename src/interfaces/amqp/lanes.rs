@@ -180,11 +180,24 @@ impl Lanes {
         let preparing = Counted::among(&self.preparing);
         let (services, stop) = (self.services.clone(), self.stop.clone());
         self.tracker.spawn(async move {
-            let item = prepared(item, &services, &stop).await;
+            let session = item.session();
+            let item = tokio::select! {
+                item = prepared(item, &services, &stop) => item,
+                // It comes again, and what is left of it must not be prepared in front of that.
+                () = ended(session) => return,
+            };
             failpoint::hit("after_prepare");
             drop(preparing);
             then(item);
         });
+    }
+}
+
+/// Never resolves where there is no session.
+async fn ended(session: Option<Arc<Session>>) {
+    match session {
+        Some(session) => session.ended().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -76,6 +76,11 @@ impl Session {
         self.over.is_cancelled()
     }
 
+    /// Resolves at the end.
+    pub(super) async fn ended(&self) {
+        self.over.cancelled().await;
+    }
+
     /// Whether it can go on: it consumes, and has where replies leave.
     #[must_use]
     pub fn connected(&self) -> bool {
