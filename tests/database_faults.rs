@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::support::random::Mix;
 use crate::support::run::{MIX, Run};
-use crate::support::{PATIENCE, Stage, Worker, eventually, tables};
+use crate::support::{PATIENCE, Stage, Worker, broker, eventually, tables};
 
 /// Makes the next `times` changes of a user fail with an SQLSTATE.
 async fn fail_with(stage: &Stage, code: &str, times: u32) {
@@ -49,6 +49,37 @@ async fn an_error_that_passes_is_retried_and_buries_nothing(#[case] code: &str, 
     })
     .await;
     assert_eq!(tables::events(&stage.pool).await.len(), 2);
+}
+
+#[tokio::test]
+async fn row_27_a_disk_that_stays_full_piles_nothing_up_in_the_worker() {
+    const PREFETCH: u32 = 20;
+    let stage = Stage::new().await;
+    let mut worker = stage.worker().env("ROSTER_PREFETCH", PREFETCH).start().await;
+    let caller = stage.service().await;
+    let ids = caller.create_many("user", 10).await;
+    fail_with(&stage, "53100", 1_000_000).await;
+    let rename = |n: usize| json!({ "id": ids[n % ids.len()], "name": format!("Name {n}") });
+    let renames: Vec<_> = (0..300).map(|n| caller.request("user.update.v1", rename(n))).collect();
+    for rename in &renames {
+        caller.send(rename).await;
+    }
+    // Postgres still answers whoever asks how it is.
+    eventually("it was thought well and tried again, and again", async || {
+        match worker.log().matches("\"taking commands\"").count() {
+            times if times > 5 => Ok(()),
+            times => Err(times.to_string()),
+        }
+    })
+    .await;
+    let ready = broker::depth(&caller.connection, &stage.object("commands")).await.unwrap().0;
+    assert!(ready >= 300 - PREFETCH, "only {ready} of 300 are left to the broker");
+    assert!(worker.is_running());
+    raw_sql("drop trigger failing on users").execute(&stage.pool).await.unwrap();
+    for rename in &renames {
+        assert!(caller.reply(rename).await.is_success());
+    }
+    assert!(tables::failed(&stage.pool).await.is_empty());
 }
 
 #[tokio::test]

@@ -41,12 +41,17 @@ pub(super) async fn watch_store<O: Outbox>(
     loop {
         look(&*outbox, &gate, &flow, outbox_limit, &component).await;
         tokio::select! {
-            () = tokio::time::sleep(LOOK) => {}
+            () = tokio::time::sleep(LOOK) => continue,
             // A lane found the store away: consuming pauses now.
             _ = gate_changes.wait_for(|open| !*open), if gate.is_open() => {
                 flow.send_if_modified(|flow| std::mem::replace(flow, Flow::Paused(AWAY)) == Flow::Open);
                 component.not_ready(AWAY);
             }
+            () = stop.cancelled() => return,
+        }
+        // It may well answer this and refuse commands all the same: when its disk is full, say.
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => {}
             () = stop.cancelled() => return,
         }
     }

@@ -66,6 +66,8 @@ impl Intake {
         let acks = Acks::new(channel.clone());
         let mut pace = Pace::Careful;
         while self.wait_until_open(session).await? {
+            // The broker gives each consumer a prefetch of its own, whatever an earlier one of the channel still holds.
+            session.settled().await;
             // Cancelled, not closed, while paused: closing would count every message in flight as delivered.
             let mut consumer = self.consume(&channel, pace).await?;
             gauge!(crate::metrics::CONSUMING).set(1.0);
