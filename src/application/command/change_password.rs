@@ -83,23 +83,20 @@ impl Command for ChangePassword {
         Needs::user(self.id)
     }
 
-    /// Runs again after [`Decline::Stale`]: then only the check is repeated.
+    /// Runs again after a failure or [`Decline::Stale`]: then only the check is repeated.
     async fn prepare(&mut self, _: &Actor, services: &Services) -> Result<(), Failure> {
         let new_hash = match self.prepared.take() {
             Some(prepared) => prepared.new_hash,
             None => services.passwords.hash(&self.new_password).await?,
         };
-        let checked = match &self.current_password {
-            None => None,
-            Some(current) => match services.read.password_hash(self.id).await? {
-                None => None,
-                Some(hash) => {
-                    let matches = services.passwords.verify(current, &hash).await?;
-                    Some((hash, matches))
-                }
-            },
-        };
-        self.prepared = Some(Prepared { new_hash, checked });
+        // Kept whatever becomes of the check.
+        let prepared = self.prepared.insert(Prepared { new_hash, checked: None });
+        if let Some(current) = &self.current_password
+            && let Some(hash) = services.read.password_hash(self.id).await?
+        {
+            let matches = services.passwords.verify(current, &hash).await?;
+            prepared.checked = Some((hash, matches));
+        }
         Ok(())
     }
 
