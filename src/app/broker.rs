@@ -182,11 +182,10 @@ impl Broker {
             let consuming = self.consuming("roster commands").await?;
             let session = Session::open(consuming, dial(&self.url, "roster replies")).await?;
             sessions.send_replace(Some(Arc::clone(&session)));
-            component.ready();
             let dead = self.named("dead");
             let result = tokio::select! {
                 result = async { tokio::try_join!(
-                    intake.clone().run(&session),
+                    intake.clone().run(&session, || component.ready()),
                     collect_parked(&session, &dead, &self.judge, &lanes, &self.stop),
                 ) } => result.map(|_| ()).map_err(Broken::from),
                 () = lost(|| session.connected()) => Err(Broken::Lost),
@@ -211,10 +210,9 @@ impl Broker {
             self.topology(Some(Part::Queries)).await?;
             let connection = self.consuming("roster queries").await?;
             let answering = dial(&self.url, "roster answers");
-            component.ready();
             let queue = self.named("queries");
-            let answer =
-                answer_queries(&connection, answering, &queue, &self.judge, &self.tracker, &self.stop);
+            let (tracker, stop, ready) = (&self.tracker, &self.stop, || component.ready());
+            let answer = answer_queries(&connection, answering, &queue, &self.judge, tracker, stop, ready);
             tokio::select! {
                 result = answer => Ok(result?),
                 () = lost(|| connection.status().connected()) => Err(Broken::Lost),

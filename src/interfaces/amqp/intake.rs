@@ -57,19 +57,21 @@ enum Next {
 }
 
 impl Intake {
-    /// Consumes until `stop` is cancelled or the session breaks.
+    /// Consumes until `stop` is cancelled or the session breaks. Calls `ready` whenever it consumes, or would but for
+    /// what `flow` says.
     ///
     /// # Errors
     /// [`SessionError`]: the session is over.
-    pub async fn run(mut self, session: &Arc<Session>) -> Result<(), SessionError> {
+    pub async fn run(mut self, session: &Arc<Session>, ready: impl Fn()) -> Result<(), SessionError> {
         let channel = session.channel().await?;
         let acks = Acks::new(channel.clone());
         let mut pace = Pace::Careful;
-        while self.wait_until_open(session).await? {
+        while self.wait_until_open(session, &ready).await? {
             // The broker gives each consumer a prefetch of its own, whatever an earlier one of the channel still holds.
             session.settled().await;
             // Cancelled, not closed, while paused: closing would count every message in flight as delivered.
             let mut consumer = self.consume(&channel, pace).await?;
+            ready();
             gauge!(crate::metrics::CONSUMING).set(1.0);
             let next = self.read(session, &acks, &mut consumer, pace).await;
             gauge!(crate::metrics::CONSUMING).set(0.0);
@@ -97,7 +99,7 @@ impl Intake {
     }
 
     /// `false` when it is time to stop.
-    async fn wait_until_open(&mut self, session: &Session) -> Result<bool, SessionError> {
+    async fn wait_until_open(&mut self, session: &Session, ready: impl Fn()) -> Result<bool, SessionError> {
         loop {
             if self.stop.is_cancelled() {
                 return Ok(false);
@@ -108,6 +110,7 @@ impl Intake {
             if !session.connected() {
                 return Err(SessionError::Cancelled(self.queue.clone()));
             }
+            ready();
             tokio::select! {
                 _ = self.flow.changed() => {}
                 () = self.stop.cancelled() => return Ok(false),

@@ -24,7 +24,7 @@ use crate::application::message::Trace;
 /// How many queries are answered at a time.
 const PREFETCH: u16 = 256;
 
-/// Consumes `queue` until `stop` is cancelled or the connection breaks. Answers leave by a connection of their
+/// Consumes `queue` until `stop` is cancelled or the connection breaks, and calls `ready` once it does. Answers leave by a connection of their
 /// own, which is opened anew where the broker has closed it over one of them.
 ///
 /// # Errors
@@ -36,10 +36,12 @@ pub async fn answer_queries(
     judge: &Arc<Judge>,
     tracker: &TaskTracker,
     stop: &CancellationToken,
+    ready: impl FnOnce(),
 ) -> Result<(), SessionError> {
     let channel = answered(connection.create_channel()).await?;
     let mut answers = Arc::new(Answers::open(&answering).await?);
     let mut consumer = consume(&channel, queue, PREFETCH).await?;
+    ready();
     let acks = Acks::new(channel.clone()).gather();
     let begun = TaskTracker::new();
     loop {
