@@ -4,16 +4,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::application::judge::Judge;
 use crate::application::kept::{KeptCommand, KeptReason, Verdict};
 use crate::application::ports::FailedCommands;
 use crate::application::task::Task;
-use crate::interfaces::amqp::{Flow, Forget, Lanes};
+use crate::interfaces::amqp::{Flow, Forget, InHand, Lanes};
 
 /// How often it looks for what is due.
 const LOOK: Duration = Duration::from_millis(500);
+/// How often those that are still in hand are held on to. One may wait for minutes for its password to be hashed.
+const HOLD: Duration = Duration::from_secs(5);
 /// How many it takes at once.
 const LIMIT: u32 = 64;
 /// How often a try may begin and never end before it is not begun again.
@@ -29,6 +33,7 @@ pub(super) async fn run_kept<F: FailedCommands>(
 ) {
     let mut ticks = tokio::time::interval(LOOK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let (mut in_hand, mut held): (Vec<(Uuid, InHand)>, _) = (Vec::new(), Instant::now());
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
@@ -37,8 +42,19 @@ pub(super) async fn run_kept<F: FailedCommands>(
         if *flow.borrow() != Flow::Open {
             continue;
         }
+        in_hand.retain(|(_, command)| command.lasts());
+        if !in_hand.is_empty() && held.elapsed() >= HOLD {
+            let ids: Vec<Uuid> = in_hand.iter().map(|(id, _)| *id).collect();
+            match failed.hold(&ids).await {
+                Ok(()) => held = Instant::now(),
+                Err(failure) => tracing::debug!(%failure, "could not hold on to kept commands"),
+            }
+        }
         match failed.due(LIMIT).await {
-            Ok(due) => due.into_iter().for_each(|kept| lanes.submit_kept(again(&judge, kept))),
+            Ok(due) => in_hand.extend(due.into_iter().map(|kept| {
+                let id = kept.id;
+                (id, lanes.submit_kept(again(&judge, kept)))
+            })),
             Err(failure) => tracing::debug!(%failure, "could not look for due commands"),
         }
     }
@@ -68,7 +84,7 @@ fn again(judge: &Judge, kept: KeptCommand) -> Task {
 pub(super) struct ForgetKept<F>(pub Arc<F>);
 
 impl<F: FailedCommands + 'static> Forget for ForgetKept<F> {
-    async fn forget(&self, done: Vec<uuid::Uuid>, dead: Vec<uuid::Uuid>) {
+    async fn forget(&self, done: Vec<Uuid>, dead: Vec<Uuid>) {
         let forgotten = if done.is_empty() { Ok(()) } else { self.0.forget(&done).await };
         let noted = if dead.is_empty() { Ok(()) } else { self.0.told(&dead).await };
         if let Err(failure) = forgotten.and(noted) {

@@ -66,6 +66,31 @@ async fn a_waiting_update_that_would_succeed_now_still_waits_when_it_is_sent_aga
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kept_command_that_takes_long_is_held_on_to() {
+    let stage = Stage::new().await;
+    let _worker = stage.worker().env("ROSTER_RETRY_DELAYS", "1h").start().await;
+    let caller = stage.service().await;
+    let ada = caller.create("ada").await;
+    forbid(&stage, "Countess").await;
+    let update = caller.request("user.update.v1", json!({ "id": ada, "name": "Countess" }));
+    caller.send(&update).await;
+    kept(&stage, 1, |_| true).await;
+    allow(&stage).await;
+    let gate = tables::hold_commit(&stage.pool, ada, 2).await;
+    tables::hurry(&stage.pool).await;
+    let mut claims = Vec::new();
+    eventually("its claim is made to last longer", async || {
+        claims.extend(tables::claimed_until(&stage.pool).await);
+        claims.dedup();
+        if claims.len() > 1 { Ok(()) } else { Err(format!("{claims:?}")) }
+    })
+    .await;
+    drop(gate);
+    assert_eq!(caller.reply(&update).await.version(), 2);
+    nothing_kept(&stage).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_id_of_a_waiting_command_is_not_to_be_used_for_another() {
     let stage = Stage::new().await;
     let _worker = stage.worker().env("ROSTER_RETRY_DELAYS", "1h").start().await;

@@ -95,6 +95,12 @@ pub async fn release_claims(pool: &PgPool) {
         .expect("claims released");
 }
 
+/// Until when workers have claims on what they are trying again.
+pub async fn claimed_until(pool: &PgPool) -> Vec<chrono::DateTime<chrono::Utc>> {
+    let statement = "select claimed_until from failed_commands where claimed_until is not null";
+    sqlx::query_scalar(statement).fetch_all(pool).await.expect("claims read back")
+}
+
 /// Sessions of this database that are idle inside a transaction.
 pub async fn idle_in_transaction(pool: &PgPool) -> i64 {
     let statement = "select count(*) from pg_stat_activity

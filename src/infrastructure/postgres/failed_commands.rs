@@ -269,6 +269,17 @@ impl FailedCommands for PgFailedCommands {
             .collect()
     }
 
+    async fn hold(&self, ids: &[Uuid]) -> Result<(), Failure> {
+        let query = sqlx::query!(
+            "update failed_commands set claimed_until = now() + interval '1 minute'
+            where id = any($1) and claimed_until is not null",
+            ids
+        );
+        let mut lent = self.shelf.lend().await?;
+        let done = answered(query.execute(lent.connection()?)).await;
+        lent.note(done).map(|_| ())
+    }
+
     async fn told(&self, ids: &[Uuid]) -> Result<(), Failure> {
         let query = sqlx::query!(
             "update failed_commands set due_at = null, claimed_until = null, waiters = '[]'

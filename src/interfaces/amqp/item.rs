@@ -1,6 +1,6 @@
 //! A command on its way through the lanes.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use tokio::sync::{mpsc, watch};
@@ -28,6 +28,20 @@ pub(super) struct Handling {
     pub stale: u32,
     /// Of one that has to be prepared.
     pub turn: Option<Turn>,
+    /// Of a kept command: tells for how long it is in hand.
+    pub _presence: Option<Arc<()>>,
+}
+
+/// A kept command that the lanes have taken.
+#[derive(Debug)]
+pub struct InHand(pub(super) Weak<()>);
+
+impl InHand {
+    /// Whether it is yet to be settled.
+    #[must_use]
+    pub fn lasts(&self) -> bool {
+        self.0.strong_count() > 0
+    }
 }
 
 impl Item {

@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use super::batches::Batches;
 use super::gate::Gate;
 use super::gathering::{self, Gathering};
-use super::item::{Counted, Handling, Item, Turn};
+use super::item::{Counted, Handling, InHand, Item, Turn};
 use super::session::{Session, Ticket};
 use super::settle::{Forget, Settler};
 use crate::application::batch::{Runner, prepare};
@@ -142,21 +142,25 @@ impl Lanes {
 
     /// Takes a command that was delivered.
     pub(super) fn submit(&self, task: Task, ticket: Ticket) {
-        self.enter(task, Some(ticket));
+        self.enter(task, Some(ticket), None);
     }
 
     /// Takes a kept command that is due.
-    pub fn submit_kept(&self, task: Task) {
-        self.enter(task, None);
+    pub fn submit_kept(&self, task: Task) -> InHand {
+        let presence = Arc::new(());
+        let in_hand = InHand(Arc::downgrade(&presence));
+        self.enter(task, None, Some(presence));
+        in_hand
     }
 
-    fn enter(&self, task: Task, ticket: Option<Ticket>) {
+    fn enter(&self, task: Task, ticket: Option<Ticket>, presence: Option<Arc<()>>) {
         let key = task.order_key().map(|key| hash(&key));
         let spread = key.or_else(|| task.key.map(|key| hash(&key.message_id))).unwrap_or(0);
         let lane = usize::try_from(spread).unwrap_or(usize::MAX) % self.senders.len();
         let Some(lane) = self.senders.get(lane).cloned() else { return };
         let prepares = task.prepares();
-        let handling = Handling { key, ticket, received: Instant::now(), stale: 0, turn: None };
+        let handling =
+            Handling { key, ticket, received: Instant::now(), stale: 0, turn: None, _presence: presence };
         let mut item = Box::new(Item { task, handling });
         // A lane that is gone leaves the item to be delivered again.
         if !prepares {

@@ -19,6 +19,7 @@ mod wire;
 pub use dial::Dial;
 pub use gate::Gate;
 pub use intake::{Flow, Intake};
+pub use item::InHand;
 pub use lanes::{Lanes, LanesConfig};
 pub use parked::collect_parked;
 pub use pipe::{Emit, answer_at_once, pass_through};
