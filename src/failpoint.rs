@@ -2,6 +2,7 @@
 //! compiled in.
 //!
 //! - `ROSTER_FAILPOINT=name:n` kills the process, as `kill -9` would, the n-th time it comes by `name`.
+//! - `ROSTER_BY_PANIC` makes that a panic.
 //! - `ROSTER_PANIC_ON` and `ROSTER_ABORT_ON` name message ids whose handling panics or kills the process.
 //! - `ROSTER_CLOCK` sets the clock that commands are judged by so many seconds ahead, or behind.
 //! - `ROSTER_BUG` names a bug to have, so that the checker can be seen to catch it.
@@ -43,6 +44,7 @@ mod armed {
             && chosen == name
             && left.fetch_sub(1, Ordering::SeqCst) == 1
         {
+            assert!(std::env::var_os("ROSTER_BY_PANIC").is_none(), "told to panic here");
             if std::env::var_os("ROSTER_BUG").is_some() {
                 // What the bug let go too early is to have left: what waits for its turn on this thread moves on.
                 tokio::task::block_in_place(|| std::thread::sleep(std::time::Duration::from_millis(300)));

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use parking_lot::RwLock;
 use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -82,6 +84,21 @@ impl Component {
         let news = parts.get(self.name) != Some(&state);
         parts.insert(self.name, state);
         news
+    }
+}
+
+/// What the process exits with when a part of it has panicked: `EX_SOFTWARE` of sysexits.h.
+const PANICKED: i32 = 70;
+
+/// A part of the service without which the rest would only seem to go on. Where it panics, the process ends, and what
+/// was in hand comes again to the next one: alone, where a message is what ends it, and in the end as a dead letter.
+pub async fn vital<T>(part: impl Future<Output = T>) -> T {
+    match AssertUnwindSafe(part).catch_unwind().await {
+        Ok(output) => output,
+        Err(_) => {
+            tracing::error!("a part of the service has panicked: the process ends");
+            std::process::exit(PANICKED)
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use rstest::rstest;
 use serde_json::json;
 use sqlx::{AssertSqlSafe, PgPool};
 
-use crate::support::random::{Mix, plan, seed};
+use crate::support::random::{Mix, Plan, plan, seed};
 use crate::support::run::Run;
 use crate::support::{Caller, PATIENCE, Request, Stage, Worker, broker, eventually, tables};
 
@@ -28,6 +28,14 @@ async fn bury_and_restart(worker: &mut Worker) {
     worker.restart().await;
 }
 
+/// Nothing else in this load is prepared.
+fn with_a_late_creation() -> Plan {
+    let mut plan = plan(seed(), SMALL, Some(broker::user()));
+    let late = plan.creations.pop().expect("a creation");
+    plan.steps.insert(SMALL.commands / 2, late);
+    plan
+}
+
 #[rstest]
 #[case::row_1_delivered("after_delivery", 20)]
 #[case::row_1_prepared("after_prepare", 1)]
@@ -43,14 +51,29 @@ async fn bury_and_restart(worker: &mut Worker) {
 #[tokio::test]
 async fn killed_there_it_loses_and_repeats_nothing(#[case] name: &str, #[case] count: u32) {
     let (stage, mut worker) = Stage::with_worker().await;
-    let mut plan = plan(seed(), SMALL, Some(broker::user()));
-    // Nothing else in this load is prepared.
-    let late = plan.creations.pop().expect("a creation");
-    plan.steps.insert(SMALL.commands / 2, late);
-    let run = Run::with_plan(&stage, plan).await;
+    let run = Run::with_plan(&stage, with_a_late_creation()).await;
     run.reach(0.1).await;
     arm(&mut worker, name, count).await;
     bury_and_restart(&mut worker).await;
+    run.finish(&stage, &mut worker).await;
+}
+
+/// What has panicked neither answers nor acknowledges, and the worker must not seem to go on without it.
+#[rstest]
+#[case::while_a_password_was_hashed("after_prepare", 1)]
+#[case::in_a_lane("in_transaction", 3)]
+#[case::while_replies_left("before_reply", 3)]
+#[case::in_the_relay("relay_after_publish", 12)]
+#[tokio::test]
+async fn a_part_that_panics_takes_the_process_along(#[case] name: &str, #[case] count: u32) {
+    let (stage, mut worker) = Stage::with_worker().await;
+    let run = Run::with_plan(&stage, with_a_late_creation()).await;
+    run.reach(0.1).await;
+    worker.set("ROSTER_BY_PANIC", 1);
+    arm(&mut worker, name, count).await;
+    assert_eq!(worker.wait_exit(PATIENCE).await.code(), Some(70));
+    worker.unset(FAILPOINT);
+    worker.restart().await;
     run.finish(&stage, &mut worker).await;
 }
 

@@ -32,7 +32,7 @@ use crate::infrastructure::rabbitmq::BrokerError;
 use crate::infrastructure::retry::BatchPatience;
 use crate::interfaces::amqp::{Flow, Gate, Intake, Lanes, LanesConfig, Session};
 use crate::interfaces::http::Server;
-use crate::lifecycle::{Health, stop_on_signals};
+use crate::lifecycle::{Health, stop_on_signals, vital};
 use crate::metrics;
 
 /// For the relay to publish what the last commands left, after the lanes have ended.
@@ -120,13 +120,13 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
         flow: flow.subscribe(),
         stop: stop.clone(),
     };
-    work.spawn(broker.clone().commands(health.clone(), intake, lanes.clone(), sessions));
-    work.spawn(broker.queries(health.clone()));
-    work.spawn(run_kept(failed, judge, lanes, flow.subscribe(), stop.clone()));
-    let relay = tokio::spawn(RelayLoop::new(&settings, &outbox, &relay_stop).run(health.clone()));
+    work.spawn(vital(broker.clone().commands(health.clone(), intake, lanes.clone(), sessions)));
+    work.spawn(vital(broker.queries(health.clone())));
+    work.spawn(vital(run_kept(failed, judge, lanes, flow.subscribe(), stop.clone())));
+    let relay = tokio::spawn(vital(RelayLoop::new(&settings, &outbox, &relay_stop).run(health.clone())));
     let limit = i64::from(settings.outbox_limit);
-    background.spawn(watch_store(outbox, gate, flow, limit, health.clone(), stop.clone()));
-    background.spawn(keep_house(connections.clone(), retention, stop.clone()));
+    background.spawn(vital(watch_store(outbox, gate, flow, limit, health.clone(), stop.clone())));
+    background.spawn(vital(keep_house(connections.clone(), retention, stop.clone())));
     work.close();
 
     stop.cancelled().await;

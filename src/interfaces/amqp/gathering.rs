@@ -16,6 +16,7 @@ use super::item::Item;
 use super::lanes::Lanes;
 use super::settle::Forget;
 use crate::application::ports::{Patience, Store};
+use crate::lifecycle::vital;
 
 /// How long the first of them waits for company, at most.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -80,12 +81,12 @@ impl<S: Store, P: Patience + 'static, F: Forget> Gathering<S, P, F> {
             return;
         }
         let (batches, lanes) = (Arc::clone(&self.batches), self.lanes.clone());
-        self.tracker.spawn(async move {
+        self.tracker.spawn(vital(async move {
             for item in batches.run(items).await {
                 lanes.prepare_again(Box::new(item));
             }
             drop(room);
-        });
+        }));
     }
 }
 

@@ -24,6 +24,7 @@ use crate::application::error::FailureKind;
 use crate::application::ports::{Patience, Services, Store};
 use crate::application::task::Task;
 use crate::failpoint;
+use crate::lifecycle::vital;
 
 /// Between tries to prepare while the store is away.
 const PREPARE_AGAIN: Duration = Duration::from_secs(1);
@@ -124,7 +125,7 @@ impl Lanes {
                 batches: batches(),
                 stop: stop.clone(),
             };
-            tracker.spawn(lane.run());
+            tracker.spawn(vital(lane.run()));
         }
         let together = Gathering {
             arrivals: prepared,
@@ -136,7 +137,7 @@ impl Lanes {
             tracker: tracker.clone(),
             stop: stop.clone(),
         };
-        tracker.spawn(together.run());
+        tracker.spawn(vital(together.run()));
         lanes
     }
 
@@ -183,7 +184,7 @@ impl Lanes {
     fn prepare(&self, item: Box<Item>, then: impl FnOnce(Box<Item>) + Send + 'static) {
         let preparing = Counted::among(&self.preparing);
         let (services, stop) = (self.services.clone(), self.stop.clone());
-        self.tracker.spawn(async move {
+        self.tracker.spawn(vital(async move {
             let session = item.session();
             let item = tokio::select! {
                 item = prepared(item, &services, &stop) => item,
@@ -193,7 +194,7 @@ impl Lanes {
             failpoint::hit("after_prepare");
             drop(preparing);
             then(item);
-        });
+        }));
     }
 }
 

@@ -14,6 +14,7 @@ use super::session::{Session, Ticket};
 use super::wire::reply_properties;
 use crate::application::task::Outcome;
 use crate::failpoint;
+use crate::lifecycle::vital;
 
 /// How many batches of one lane, or of prepared commands, may wait for their replies' confirms while the next ones run.
 const BATCHES_SETTLING: usize = 8;
@@ -55,10 +56,10 @@ impl<F: Forget> Settler<F> {
         // The semaphore is never closed.
         let permit = Arc::clone(&self.permits).acquire_owned().await.ok();
         let (sessions, forget) = (self.sessions.clone(), Arc::clone(&self.forget));
-        self.tracker.spawn(async move {
+        self.tracker.spawn(vital(async move {
             finish(settled, sessions, &*forget).await;
             drop(permit);
-        });
+        }));
     }
 }
 
