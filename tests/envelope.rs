@@ -164,6 +164,10 @@ async fn a_reply_without_a_correlation_id_carries_the_message_id() {
     let caller = stage.service().await;
     let request = caller.request("user.create.v1", person("ada")).correlation(None);
     assert!(caller.ask_with(&request).await.is_success());
+    // As it was sent: the caller may compare text.
+    let loud = request.message_id.as_deref().map(str::to_uppercase);
+    let again = caller.ask_with(&request.id(loud.unwrap())).await;
+    assert_eq!((again.is_success(), again.replayed), (true, Some(true)));
 }
 
 async fn dead_letters(stage: &Stage, count: usize) -> Vec<Failed> {
@@ -280,6 +284,17 @@ async fn replies_go_to_a_queue_of_the_callers_own_if_its_name_is_allowed() {
         assert_eq!(reply.correlation_id, query.correlation_id);
         assert_eq!(reply.code(), "NOT_FOUND");
     }
+    let direct = caller.ask("user.get.v1", json!({ "id": Uuid::now_v7() })).await;
+    assert_eq!(direct.code(), "NOT_FOUND", "a direct reply is always allowed");
+}
+
+#[tokio::test]
+async fn how_often_it_was_delivered_is_not_for_the_sender_to_say() {
+    let (stage, _worker) = Stage::with_worker().await;
+    let caller = stage.service().await;
+    let create = caller.request("user.create.v1", person("ada"));
+    let create = create.header("x-delivery-count", AMQPValue::LongLongInt(15));
+    assert!(caller.ask_with(&create).await.is_success());
 }
 
 #[tokio::test]

@@ -7,8 +7,7 @@ pub struct ReplyPatterns(pub Vec<String>);
 impl ReplyPatterns {
     #[must_use]
     pub fn allow(&self, name: &str) -> bool {
-        !name.is_empty()
-            && (name == "amq.rabbitmq.reply-to" || self.0.iter().any(|pattern| matches(pattern, name)))
+        !name.is_empty() && (is_direct(name) || self.0.iter().any(|pattern| matches(pattern, name)))
     }
 }
 
@@ -16,6 +15,12 @@ impl Default for ReplyPatterns {
     fn default() -> Self {
         Self(["amq.gen-*", "amq.rabbitmq.reply-to.*", "reply.*"].map(Into::into).into())
     }
+}
+
+/// Whether it is a caller's direct reply-to, as the caller wrote it or as the broker passes it on: with a suffix that
+/// says who the caller is.
+fn is_direct(name: &str) -> bool {
+    name.strip_prefix("amq.rabbitmq.reply-to").is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 fn matches(pattern: &str, name: &str) -> bool {
@@ -46,6 +51,13 @@ mod tests {
     #[case("", false)]
     fn only_reply_queues_are_replied_to(#[case] name: &str, #[case] allowed: bool) {
         assert_eq!(ReplyPatterns::default().allow(name), allowed);
+    }
+
+    #[test]
+    fn direct_replies_are_allowed_whatever_the_patterns_say() {
+        let none = ReplyPatterns(Vec::new());
+        assert!(none.allow("amq.rabbitmq.reply-to") && none.allow("amq.rabbitmq.reply-to.g1h2AA5y.x=="));
+        assert!(!none.allow("amq.rabbitmq.reply-together"));
     }
 
     #[rstest]

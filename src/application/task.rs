@@ -92,14 +92,10 @@ impl Task {
         matches!(&self.work, Work::Run(command) if command.prepares())
     }
 
-    /// The correlation id of its reply.
+    /// The correlation id of its reply: as the message said it.
     #[must_use]
     pub fn answers_to(&self) -> Option<String> {
-        let properties = &self.original.properties;
-        self.correlation_id
-            .clone()
-            .or_else(|| self.key.map(|key| key.message_id.to_string()))
-            .or_else(|| properties.message_id.clone())
+        self.correlation_id.clone().or_else(|| self.original.properties.message_id.clone())
     }
 
     /// The aggregate whose commands keep their order.

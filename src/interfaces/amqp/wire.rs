@@ -54,6 +54,10 @@ fn plain(headers: Option<&FieldTable>, name: &str) -> Option<String> {
 /// How often the broker has delivered this message before.
 #[must_use]
 pub fn delivery_count(delivery: &Delivery) -> u64 {
+    // The broker writes the header with the second delivery; on a first one it is the sender's own.
+    if !delivery.redelivered {
+        return 0;
+    }
     let count = match find(delivery.properties.headers().as_ref(), "x-delivery-count") {
         Some(AMQPValue::LongLongInt(count)) => u64::try_from(*count).ok(),
         Some(AMQPValue::LongInt(count)) => u64::try_from(*count).ok(),
@@ -65,7 +69,7 @@ pub fn delivery_count(delivery: &Delivery) -> u64 {
         _ => None,
     };
     // A classic queue does not count, but tells a second delivery from the first.
-    count.unwrap_or(0).max(u64::from(delivery.redelivered))
+    count.unwrap_or(0).max(1)
 }
 
 /// Why the broker parked a message: the newest entry of its `x-death`.
