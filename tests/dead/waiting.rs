@@ -91,6 +91,33 @@ async fn a_kept_command_that_takes_long_is_held_on_to() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_very_many_who_wait_the_last_are_answered() {
+    let stage = Stage::new().await;
+    let mut worker = stage.worker().env("ROSTER_RETRY_DELAYS", "1h").start().await;
+    let caller = stage.service().await;
+    forbid(&stage, "Ada").await;
+    let create = caller.request("user.create.v1", person("ada"));
+    caller.send(&create).await;
+    kept(&stage, 1, |_| true).await;
+    let again: Vec<_> = (0..40).map(|_| create.again()).collect();
+    for again in &again {
+        caller.send(again).await;
+    }
+    eventually("all are told to wait", async || {
+        match worker.metric("roster_commands_total", &["outcome=\"waits\""]).await {
+            40.0 => Ok(()),
+            count => Err(count.to_string()),
+        }
+    })
+    .await;
+    allow(&stage).await;
+    tables::hurry(&stage.pool).await;
+    for again in &again[8..] {
+        caller.reply(again).await.data();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_id_of_a_waiting_command_is_not_to_be_used_for_another() {
     let stage = Stage::new().await;
     let _worker = stage.worker().env("ROSTER_RETRY_DELAYS", "1h").start().await;

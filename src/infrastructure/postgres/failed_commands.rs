@@ -17,7 +17,7 @@ use super::loan::{Loan, answered};
 use super::seen::{fingerprint, reason};
 use super::shelf::Shelf;
 
-/// How many callers are noted as waiting for one command.
+/// How many callers are noted as waiting for one command; the last ones are.
 const MAX_WAITERS: i32 = 32;
 
 /// Keeps them, one statement each: failures are rare.
@@ -39,7 +39,8 @@ pub async fn join(loan: &mut Loan, joined: &[(Uuid, Waiter)]) -> Result<(), Fail
         let query = sqlx::query!(
             r#"update failed_commands
             set waiters = case
-                when waiters @> jsonb_build_array($2::jsonb) or jsonb_array_length(waiters) >= $3 then waiters
+                when waiters @> jsonb_build_array($2::jsonb) then waiters
+                when jsonb_array_length(waiters) >= $3 then (waiters - 0) || $2
                 else waiters || $2
             end
             where id = $1 and state = 'waiting' and (claimed_until is null or claimed_until < now())"#,
