@@ -147,6 +147,7 @@ async fn a_list_is_sorted_filtered_and_searched_as_asked() {
         (json!({ "search": "a%0" }), vec![]),
         (json!({ "search": "___" }), vec![]),
         (json!({ "search": "gone" }), vec![]),
+        (json!({ "search": " c3" }), vec![]),
         (json!({ "search": "the c", "role": "admin" }), vec!["c3"]),
     ] {
         let reply = caller.ask("user.list.v1", body.clone()).await;

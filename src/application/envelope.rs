@@ -50,17 +50,22 @@ fn read_key(properties: &Properties, now: DateTime<Utc>, details: &mut Vec<Detai
             return None;
         }
     };
-    match time.filter(|time| *time <= now + MAX_AHEAD) {
+    match time.filter(|time| !is_ahead(*time, now)) {
         Some(time) => Some(MessageKey { message_id, issued_on: time.date_naive() }),
         None => {
-            details.push(Detail::new(
-                field,
-                Reason::InvalidValue,
-                "its time lies more than 10 minutes ahead",
-            ));
+            details.push(ahead(field));
             None
         }
     }
+}
+
+/// Whether a message's time lies further ahead than clocks may differ.
+pub(super) fn is_ahead(time: DateTime<Utc>, now: DateTime<Utc>) -> bool {
+    time > now + MAX_AHEAD
+}
+
+pub(super) fn ahead(field: &'static str) -> Detail {
+    Detail::new(field, Reason::InvalidValue, "its time lies more than 10 minutes ahead")
 }
 
 pub(super) fn read_deadline(properties: &Properties, details: &mut Vec<Detail>) -> Option<DateTime<Utc>> {

@@ -186,6 +186,14 @@ impl Refusal {
         }
     }
 
+    /// Of a query, of which nothing is kept.
+    #[must_use]
+    pub const fn unanswered() -> Self {
+        let message = Cow::Borrowed("the query could not be answered; it may be asked again");
+        Self { code: Code::InternalError, message, details: Vec::new() }
+    }
+
+    /// Of a command.
     #[must_use]
     pub const fn internal() -> Self {
         Self {

@@ -152,7 +152,7 @@ impl Fields {
         })
     }
 
-    /// Trimmed text without control characters, its length in code points.
+    /// Text as it is, without control characters, its length in code points.
     pub fn text(
         &mut self,
         field: &'static str,
@@ -163,11 +163,10 @@ impl Fields {
             if text.chars().any(char::is_control) {
                 return Err(invalid(InvalidValue::ControlCharacter));
             }
-            let text = text.trim();
             match text.chars().count() {
                 n if n < *lengths.start() => Err(invalid(InvalidValue::TooShort(*lengths.start()))),
                 n if n > *lengths.end() => Err(invalid(InvalidValue::TooLong(*lengths.end()))),
-                _ => Ok(text.to_owned()),
+                _ => Ok(text),
             }
         })
     }

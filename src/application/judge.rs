@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use super::actor::{Actor, Grant};
-use super::envelope::{envelope_reason, named, parse_uuid, payload, read_deadline, read_envelope};
+use super::envelope::{
+    ahead, envelope_reason, is_ahead, named, parse_uuid, payload, read_deadline, read_envelope,
+};
 use super::error::{Code, Detail, Reason, Refusal};
 use super::kept::{KeptCommand, KeptReason, Verdict};
-use super::message::{Properties, RawMessage, Trace};
+use super::message::{Properties, RawMessage, Trace, time_of};
 use super::ports::Services;
 use super::query::{self, Misgivings, NoAnswer};
 use super::registry::{ErasedCommand, Registry};
@@ -182,7 +184,7 @@ impl Judge {
         let (body, failure) = match self.answer(raw).await {
             Ok(body) => (Ok(body), None),
             Err(NoAnswer::Refused(refusal)) => (Err(refusal), None),
-            Err(NoAnswer::Failed(failure)) => (Err(Refusal::internal()), Some(failure.what)),
+            Err(NoAnswer::Failed(failure)) => (Err(Refusal::unanswered()), Some(failure.what)),
         };
         Some(Answered { reply_to, body, failure })
     }
@@ -192,26 +194,36 @@ impl Judge {
         let name = known_type(properties, |name| query::find(name).is_some())?;
         let now = self.services.clock.now();
         let mut envelope = Vec::new();
-        if let Some(text) = &properties.message_id
-            && parse_uuid(text).is_none()
-        {
-            envelope.push(Detail::new("message_id", Reason::InvalidUuid, "must be a UUID"));
+        if let Some(text) = &properties.message_id {
+            match parse_uuid(text) {
+                None => envelope.push(Detail::new("message_id", Reason::InvalidUuid, "must be a UUID")),
+                Some(id) if time_of(id).is_some_and(|time| is_ahead(time, now)) => {
+                    envelope.push(ahead("message_id"))
+                }
+                Some(_) => {}
+            }
         }
         let deadline = read_deadline(properties, &mut envelope);
         let payload = payload(properties, &raw.body, &envelope)?;
-        let refusal = if properties.authorization.is_some() {
-            Some(Refusal::unauthorized(Reason::InvalidToken))
-        } else {
-            deadline.is_some_and(|deadline| deadline <= now).then(|| Refusal::expired(Reason::DeadlinePassed))
+        let misgivings = Misgivings {
+            envelope,
+            token: properties.authorization.as_ref().map(|_| Refusal::unauthorized(Reason::InvalidToken)),
+            too_late: deadline
+                .is_some_and(|deadline| deadline <= now)
+                .then(|| Refusal::expired(Reason::DeadlinePassed)),
         };
         let actor = self.actor(properties);
         match query::find(name) {
-            Some(run) => run(payload, Misgivings { envelope, refusal }, &actor, &*self.services.read).await,
+            Some(run) => run(payload, misgivings, &actor, &*self.services.read).await,
             None => Err(unknown_type().into()),
         }
     }
 
     fn actor(&self, properties: &Properties) -> Actor {
+        // Whoever shows a token is the user in it, and never the service that passes it on.
+        if properties.authorization.is_some() {
+            return Actor::Anonymous;
+        }
         properties
             .user_id
             .as_ref()

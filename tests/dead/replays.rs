@@ -1,5 +1,6 @@
 //! Which commands a replay takes, in which order, and which it refuses.
 
+use lapin::types::AMQPValue;
 use serde_json::json;
 use uuid::{Builder, Uuid};
 
@@ -98,6 +99,23 @@ async fn what_the_inbox_has_answered_meanwhile_is_answered_and_not_run_again() {
     assert_eq!((&reply.body, reply.replayed), (&first.body, Some(true)));
     nothing_kept(&stage).await;
     assert_eq!(tables::events(&stage.pool).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_came_with_a_bad_token_is_never_run_as_the_service_that_passed_it_on() {
+    let (stage, _worker) = Stage::with_worker().await;
+    let caller = stage.service().await;
+    let ada = caller.create("ada").await;
+    let update = caller.request("user.update.v1", json!({ "id": ada, "name": "Countess" })).no_reply();
+    caller.send(&update.header("authorization", AMQPValue::LongString("Bearer nonsense".into()))).await;
+    let letters = dead(&stage, 1).await;
+    roster(&stage, &["replay", "--yes", "--all"]);
+    eventually("it is refused again", async || match tables::failed(&stage.pool).await.as_slice() {
+        [letter] if letter.state == "dead" && letter.attempts == letters[0].attempts => Ok(()),
+        failed => Err(format!("{failed:?}")),
+    })
+    .await;
+    assert_eq!(tables::users(&stage.pool).await[0].version, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

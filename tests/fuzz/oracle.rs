@@ -77,14 +77,14 @@ pub fn is_uuid(text: &str) -> bool {
         })
 }
 
-/// A payload as it will be understood: texts are trimmed, addresses and ids are in lower case.
+/// A payload as it will be understood: names and addresses are trimmed, addresses and ids are in lower case.
 pub fn understood(payload: &Map<String, Value>) -> Map<String, Value> {
     payload
         .iter()
         .map(|(field, value)| {
             let value = match (field.as_str(), value) {
                 ("email", Value::String(text)) => trimmed(text).to_ascii_lowercase().into(),
-                ("name" | "search", Value::String(text)) => trimmed(text).into(),
+                ("name", Value::String(text)) => trimmed(text).into(),
                 ("id" | "user_id" | "session_id" | "subject", Value::String(text)) => {
                     text.to_ascii_lowercase().into()
                 }

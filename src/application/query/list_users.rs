@@ -32,6 +32,7 @@ pub struct ListUsers {
     pub per_page: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sort: Option<Sort>,
+    /// If absent, `desc` by time and `asc` by `email` or `name`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub order: Option<Order>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -40,7 +41,8 @@ pub struct ListUsers {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 3, max = 100))]
     pub search: Option<String>,
-    /// `meta.next_cursor` of the page before; not together with `page`.
+    /// `meta.next_cursor` of the page before; not together with `page`, and with the same `sort`, `order`, `role` and
+    /// `search`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 4096))]
     pub cursor: Option<String>,

@@ -61,8 +61,10 @@ impl From<Failure> for NoAnswer {
 pub struct Misgivings {
     /// With the envelope: told together with what is wrong with the payload.
     pub envelope: Vec<Detail>,
-    /// With what is judged after the payload, such as the token.
-    pub refusal: Option<Refusal>,
+    /// Judged after the payload, before access.
+    pub token: Option<Refusal>,
+    /// Judged last, as of a command.
+    pub too_late: Option<Refusal>,
 }
 
 type Runner = for<'a> fn(
@@ -99,7 +101,7 @@ pub fn contracts() -> impl Iterator<Item = RequestContract> {
 
 fn run<'a, Q: Query>(
     payload: Map<String, Value>,
-    Misgivings { envelope, refusal }: Misgivings,
+    Misgivings { envelope, token, too_late }: Misgivings,
     actor: &'a Actor,
     read: &'a dyn ReadModel,
 ) -> Pending<'a, Result<Arc<str>, NoAnswer>> {
@@ -109,11 +111,14 @@ fn run<'a, Q: Query>(
             Ok(_) => return Err(Refusal::invalid(envelope).into()),
             Err(details) => return Err(Refusal::invalid([envelope, details].concat()).into()),
         };
-        if let Some(refusal) = refusal {
+        if let Some(refusal) = token {
             return Err(refusal.into());
         }
         actor.may(Q::ACCESS, query.owner())?;
+        if let Some(refusal) = too_late {
+            return Err(refusal.into());
+        }
         let reply = query.answer(read).await?;
-        Ok(serde_json::to_string(&reply).map_err(|_| Refusal::internal())?.into())
+        Ok(serde_json::to_string(&reply).map_err(|_| Refusal::unanswered())?.into())
     })
 }
