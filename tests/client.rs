@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::support::proxy::Proxy;
-use crate::support::{PATIENCE, Stage, broker};
+use crate::support::{PATIENCE, Stage, broker, eventually};
 use stand_in::{Got, StandIn, event};
 
 #[derive(Debug, Clone, Serialize)]
@@ -225,6 +225,35 @@ async fn a_dead_connection_is_given_up_when_it_no_longer_confirms() {
     proxy.strand();
     assert_eq!(client.send(Double { number: 2 }).await.unwrap(), 4);
     assert!(proxy.accepted() >= 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_broker_that_stands_still_holds_no_call_longer_than_its_tries_take() {
+    let stand_in = StandIn::start(Box::new(doubled)).await;
+    let proxy = Proxy::start(&broker::address(&broker::url())).await;
+    let url = broker::through(&broker::url(), proxy.address);
+    let client = Client::connect(&url, Options { attempts: 2, ..quick(&stand_in) }).await.unwrap();
+    proxy.black_hole();
+    let began = Instant::now();
+    let error = client.send(Double { number: 1 }).await.unwrap_err();
+    assert!(matches!(error, Error::TimedOut { .. }), "{error}");
+    // Long before the connection is seen to be dead.
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn where_the_broker_refuses_another_connection_is_tried() {
+    let full = StandIn::full().await;
+    let proxy = Proxy::start(&broker::address(&broker::url())).await;
+    let url = broker::through(&broker::url(), proxy.address);
+    let client = Client::connect(&url, Options { attempts: 1, ..patient(&full) }).await.unwrap();
+    eventually("another connection is made", async || {
+        let error = client.send(Double { number: 1 }).await.unwrap_err();
+        assert!(matches!(error, Error::Unavailable(Unavailable::Full { .. })), "{error}");
+        if proxy.accepted() > 1 { Ok(()) } else { Err("not yet".to_owned()) }
+    })
+    .await;
+    broker::delete(&broker::url(), &full.namespace, &[]).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -26,7 +26,9 @@ enum Failure {
     /// Nobody answered in time.
     Silence { confirmed: bool },
     /// The connection or channel went away under it.
-    Lost(Option<lapin::Error>),
+    Lost,
+    /// The broker closed the channel over this very kind of message.
+    TurnedAway(lapin::Error),
     /// The broker would not take it.
     Nacked,
 }
@@ -54,13 +56,12 @@ impl Tries {
         match failure {
             Failure::Silence { .. } => self.spend(false),
             Failure::Nacked => self.spend(true),
-            Failure::Lost(cause) if cause.as_ref().is_some_and(turned_away) => {
-                // Another call's publish may have closed the channel that both share; twice is no
-                // accident.
+            Failure::TurnedAway(_) => {
+                // What the broker allows may just have been changed; twice is no accident.
                 self.refused_by_broker += 1;
                 if self.refused_by_broker > 1 { Next::GiveUp } else { Next::Again { pause: true } }
             }
-            Failure::Lost(_) => Next::Again { pause: true },
+            Failure::Lost => Next::Again { pause: true },
         }
     }
 
@@ -70,15 +71,21 @@ impl Tries {
     }
 }
 
-/// Whether the broker closed the channel over what was published: no permission, or not this user.
-fn turned_away(error: &lapin::Error) -> bool {
+/// Whether the broker closed the channel over such a message: no permission to send it there, or not this user. All
+/// calls share the channel, and one that was taken is not to be told that nothing was done because another was not.
+fn turned_away(error: &lapin::Error, exchange: &str, routing_key: &str) -> bool {
     let ErrorKind::ProtocolError(error) = error.kind() else {
         return false;
     };
-    matches!(
-        error.kind(),
-        AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED | AMQPSoftError::PRECONDITIONFAILED)
-    )
+    let text = error.get_message().as_str();
+    match error.kind() {
+        AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => {
+            text.contains(&format!("exchange '{exchange}'"))
+                && (!text.contains("topic '") || text.contains(&format!("topic '{routing_key}'")))
+        }
+        AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) => text.contains("user_id"),
+        _ => false,
+    }
 }
 
 pub(super) struct Call<'a> {
@@ -122,31 +129,39 @@ impl Call<'_> {
                 Ok(session) => session,
                 Err(reason) => return Err(given_up(sent, Some(reason))),
             };
-            if let Err(reason) = session.check_route(&exchange).await {
+            let until = end.min(after(Instant::now(), patience));
+            if let Err(reason) = session.check_route(&exchange, until).await {
                 return Err(given_up(sent, Some(reason)));
             }
-            let until = end.min(after(Instant::now(), patience));
             let publish = Arc::clone(&session).publish(
                 exchange.clone(),
                 routing_key.clone(),
                 Arc::clone(&body),
                 properties.clone(),
             );
-            let failure = match one_try(&session, publish, &mut waiting, until).await {
+            let lost = |cause: Option<lapin::Error>| match cause {
+                Some(cause) if turned_away(&cause, exchange.as_str(), self.name) => {
+                    Failure::TurnedAway(cause)
+                }
+                _ => Failure::Lost,
+            };
+            let failure = match one_try(&session, publish, &mut waiting, until, lost).await {
                 Ok(delivered) => {
                     return Ok(RawReply { body: delivered.body, replayed: delivered.replayed, message_id });
                 }
                 Err(failure) => failure,
             };
-            if let Failure::Silence { confirmed: false } = failure {
-                session.suspect();
+            match failure {
+                Failure::Silence { confirmed: false } => session.suspect(),
+                Failure::Nacked => session.renew(),
+                _ => {}
             }
             let next = tries.after(&failure);
             // What the broker turned away was not done; anything else may have been.
             let reason = match failure {
                 Failure::Nacked => Some(Unavailable::Full { object: exchange.to_string() }),
-                Failure::Lost(Some(cause)) if turned_away(&cause) => Some(Unavailable::Rejected(cause)),
-                Failure::Silence { .. } | Failure::Lost(_) => {
+                Failure::TurnedAway(cause) => Some(Unavailable::Rejected(cause)),
+                Failure::Silence { .. } | Failure::Lost => {
                     sent += 1;
                     None
                 }
@@ -209,6 +224,7 @@ async fn one_try(
     publish: impl Future<Output = lapin::Result<Confirmation>> + Send + 'static,
     waiting: &mut Waiting,
     until: Instant,
+    lost: impl Fn(Option<lapin::Error>) -> Failure,
 ) -> Result<super::pending::Delivered, Failure> {
     // A task of its own, so that a caller who drops the call does not leave a confirm behind.
     let mut publish = tokio::spawn(publish);
@@ -217,16 +233,16 @@ async fn one_try(
         tokio::select! {
             biased;
             answer = &mut waiting.answer => {
-                return answer.map_err(|_| Failure::Lost(None));
+                return answer.map_err(|_| Failure::Lost);
             }
             outcome = &mut publish, if !confirmed => match outcome {
                 Ok(Ok(Confirmation::Nack(_))) => return Err(Failure::Nacked),
                 Ok(Ok(_)) => confirmed = true,
-                Ok(Err(error)) => return Err(Failure::Lost(Some(error))),
+                Ok(Err(error)) => return Err(lost(Some(error))),
                 // The runtime is going down.
-                Err(_) => return Err(Failure::Lost(None)),
+                Err(_) => return Err(Failure::Lost),
             },
-            () = session.over() => return Err(Failure::Lost(session.cause().cloned())),
+            () = session.over() => return Err(lost(session.cause().cloned())),
             () = sleep_until(until) => return Err(Failure::Silence { confirmed }),
         }
     }
@@ -258,9 +274,8 @@ mod tests {
         Tries { left, refused_by_broker: 0 }
     }
 
-    fn closed_with(error: AMQPSoftError) -> Failure {
-        let error = AMQPError::new(error.into(), "".into());
-        Failure::Lost(Some(ErrorKind::ProtocolError(error).into()))
+    fn closed_with(error: AMQPSoftError, text: &str) -> lapin::Error {
+        ErrorKind::ProtocolError(AMQPError::new(error.into(), text.into())).into()
     }
 
     #[test]
@@ -276,7 +291,7 @@ mod tests {
     fn a_lost_connection_costs_no_try() {
         let mut tries = tries(1);
         for _ in 0..20 {
-            assert_eq!(tries.after(&Failure::Lost(None)), Next::Again { pause: true });
+            assert_eq!(tries.after(&Failure::Lost), Next::Again { pause: true });
         }
         assert_eq!(tries.after(&Failure::Silence { confirmed: true }), Next::GiveUp);
     }
@@ -291,16 +306,24 @@ mod tests {
     #[test]
     fn being_turned_away_twice_is_final() {
         let mut tries = tries(5);
-        let refused = closed_with(AMQPSoftError::ACCESSREFUSED);
+        let refused = Failure::TurnedAway(closed_with(AMQPSoftError::ACCESSREFUSED, ""));
         assert_eq!(tries.after(&refused), Next::Again { pause: true });
         assert_eq!(tries.after(&refused), Next::GiveUp);
     }
 
     #[test]
-    fn a_missing_exchange_is_a_lost_channel() {
-        let mut tries = tries(1);
-        let missing = closed_with(AMQPSoftError::NOTFOUND);
-        assert_eq!(tries.after(&missing), Next::Again { pause: true });
+    fn a_call_is_turned_away_over_its_own_message_alone() {
+        let refused = |text| closed_with(AMQPSoftError::ACCESSREFUSED, text);
+        let of = |error: &lapin::Error| turned_away(error, "roster.commands", "user.create.v1");
+        assert!(of(&refused("ACCESS_REFUSED - access to exchange 'roster.commands' in vhost '/' refused")));
+        assert!(!of(&refused("ACCESS_REFUSED - access to exchange 'roster.queries' in vhost '/' refused")));
+        let topic =
+            "ACCESS_REFUSED - access to topic 'user.create.v1' in exchange 'roster.commands' in vhost '/'";
+        assert!(of(&refused(topic)));
+        assert!(!of(&refused(&topic.replace("create", "delete"))));
+        let user = "PRECONDITION_FAILED - user_id property set to 'ada' but authenticated user was 'bob'";
+        assert!(of(&closed_with(AMQPSoftError::PRECONDITIONFAILED, user)));
+        assert!(!of(&closed_with(AMQPSoftError::NOTFOUND, "NOT_FOUND - no exchange 'roster.commands'")));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use futures_util::{Stream, StreamExt};
@@ -24,6 +25,8 @@ use super::session::Session;
 
 /// Events held for a subscriber that is slower than the broker; the rest waits there.
 const AHEAD: u16 = 256;
+/// For the broker to open a subscription.
+const OPEN_WITHIN: Duration = Duration::from_secs(10);
 
 /// Something that happened to a user or a session (a CloudEvent).
 #[derive(Debug, Clone, PartialEq)]
@@ -168,10 +171,17 @@ impl Subscription {
     async fn open(link: &Link, session: Arc<Session>, pattern: &ShortString) -> Result<Self, Unavailable> {
         let exchange = link.endpoint.events();
         let host = link.endpoint.host();
-        let channel = session.event_channel(&exchange, &host).await?;
-        let deliveries = Self::consume(&channel, exchange, pattern.clone())
-            .await
-            .map_err(|source| Unavailable::Broker { host, source })?;
+        let opening = async {
+            let channel = session.event_channel(&exchange, &host).await?;
+            let consuming = Self::consume(&channel, exchange.clone(), pattern.clone()).await;
+            consuming.map_err(|source| Unavailable::Broker { host: host.clone(), source })
+        };
+        // lapin never answers for a broker that dies before it has.
+        let deliveries = tokio::select! {
+            opened = tokio::time::timeout(OPEN_WITHIN, opening) => opened,
+            () = session.over() => return Err(Unavailable::Silent { host }),
+        };
+        let deliveries = deliveries.unwrap_or_else(|_| Err(Unavailable::Silent { host: host.clone() }))?;
         Ok(Self { session, deliveries })
     }
 

@@ -29,6 +29,11 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 /// How long a look at an exchange and its queue is trusted.
 const ROUTE_TRUSTED: Duration = Duration::from_secs(5);
+/// For such a look. A broker that is out of memory or disk keeps who asks waiting, and lapin never answers for one that
+/// dies before it has.
+const LOOK_WITHIN: Duration = Duration::from_secs(2);
+/// A session is given up over a refusal at the earliest after this.
+const YOUNG: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 pub(super) struct Session {
@@ -38,6 +43,7 @@ pub(super) struct Session {
     routes: tokio::sync::Mutex<HashMap<String, Instant>>,
     over: CancellationToken,
     cause: Arc<OnceLock<lapin::Error>>,
+    opened: Instant,
 }
 
 impl Session {
@@ -73,6 +79,7 @@ impl Session {
             routes: tokio::sync::Mutex::default(),
             over,
             cause,
+            opened: Instant::now(),
         }))
     }
 
@@ -98,6 +105,14 @@ impl Session {
         }
     }
 
+    /// Gives it up for another, unless it is young: of a queue whose leader was down when a channel first published to
+    /// it, RabbitMQ 3.10 refuses everything on that channel until that node is back, whoever leads it now.
+    pub(super) fn renew(&self) {
+        if self.opened.elapsed() >= YOUNG {
+            self.over.cancel();
+        }
+    }
+
     pub(super) async fn close(&self) {
         self.over.cancel();
         let close = self.connection.close(200, "closed by the caller".into());
@@ -107,8 +122,21 @@ impl Session {
 
     /// Tells at once when the exchange or its queue is missing, where a publish would end in
     /// silence. A mandatory publish would tell too, but lapin logs what is returned, body and all,
-    /// and a body may hold a password.
-    pub(super) async fn check_route(&self, lane: &ShortString) -> Result<(), Unavailable> {
+    /// and a body may hold a password. A look that is not answered tells nothing.
+    pub(super) async fn check_route(
+        &self,
+        lane: &ShortString,
+        until: tokio::time::Instant,
+    ) -> Result<(), Unavailable> {
+        let until = until.min(tokio::time::Instant::now() + LOOK_WITHIN);
+        tokio::select! {
+            found = self.find_route(lane) => found,
+            () = self.over() => Ok(()),
+            () = tokio::time::sleep_until(until) => Ok(()),
+        }
+    }
+
+    async fn find_route(&self, lane: &ShortString) -> Result<(), Unavailable> {
         let mut routes = self.routes.lock().await;
         if routes.get(lane.as_str()).is_some_and(|at| at.elapsed() < ROUTE_TRUSTED) {
             return Ok(());

@@ -58,19 +58,33 @@ pub struct StandIn {
 }
 
 impl StandIn {
-    pub async fn start(script: Script) -> Self {
+    async fn open() -> Self {
         let namespace = format!("t{}", Uuid::new_v4().simple());
         let connection = broker::connect("roster-tests stand-in").await.unwrap();
         let channel = connection.create_channel().await.unwrap();
-        let got = Arc::default();
-        let stand_in = Self { namespace, _connection: connection, channel, got };
+        Self { namespace, _connection: connection, channel, got: Arc::default() }
+    }
+
+    pub async fn start(script: Script) -> Self {
+        let stand_in = Self::open().await;
         stand_in.exchange("events").await;
         stand_in.keep("events").await;
         for lane in ["commands", "queries"] {
             stand_in.exchange(lane).await;
-            stand_in.queue(lane).await;
+            stand_in.queue(lane, FieldTable::default()).await;
         }
         stand_in.serve(script).await;
+        stand_in
+    }
+
+    /// One whose queue of commands takes nothing; [`broker::delete`] deletes it.
+    pub async fn full() -> Self {
+        let stand_in = Self::open().await;
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-max-length".into(), AMQPValue::LongInt(0));
+        arguments.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
+        stand_in.exchange("commands").await;
+        stand_in.queue("commands", arguments).await;
         stand_in
     }
 
@@ -90,12 +104,12 @@ impl StandIn {
     }
 
     /// Deletes itself, and with it its exchange, when the stand-in is gone.
-    async fn queue(&self, name: &str) {
-        let (object, table) = (self.object(name), FieldTable::default);
+    async fn queue(&self, name: &str, arguments: FieldTable) {
+        let object = self.object(name);
         let options = QueueDeclareOptions { auto_delete: true, ..QueueDeclareOptions::default() };
-        self.channel.queue_declare(object.clone(), options, table()).await.unwrap();
-        let options = QueueBindOptions::default();
-        let bind = self.channel.queue_bind(object.clone(), object, "#".into(), options, table());
+        self.channel.queue_declare(object.clone(), options, arguments).await.unwrap();
+        let (options, none) = (QueueBindOptions::default(), FieldTable::default());
+        let bind = self.channel.queue_bind(object.clone(), object, "#".into(), options, none);
         bind.await.unwrap();
     }
 
