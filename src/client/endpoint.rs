@@ -6,6 +6,7 @@ use lapin::types::ShortString;
 use lapin::uri::{AMQPUri, SASLMechanism};
 
 use super::error::BadRequest;
+use crate::config::ipv6_host;
 
 const HEARTBEAT_SECONDS: u16 = 10;
 
@@ -25,6 +26,9 @@ pub(super) enum Lane {
 impl Endpoint {
     pub(super) fn new(url: &str, namespace: &str) -> Result<Self, BadRequest> {
         let mut uri: AMQPUri = url.parse().map_err(|_| BadRequest::Url)?;
+        if let Some(host) = ipv6_host(url) {
+            host.clone_into(&mut uri.authority.host);
+        }
         // Without one the server's 60 s hold, and a dead peer is noticed only after two of them.
         uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
         if namespace.len() > 200 {
@@ -35,7 +39,8 @@ impl Endpoint {
 
     /// Host and port, fit to be shown.
     pub(super) fn host(&self) -> String {
-        format!("{}:{}", self.uri.authority.host, self.uri.authority.port)
+        let (host, port) = (&self.uri.authority.host, self.uri.authority.port);
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
     }
 
     /// The name the broker will check `user_id` against; none where the URL does not tell it.
@@ -87,6 +92,15 @@ mod tests {
         assert_eq!(endpoint.uri.query.heartbeat, Some(10));
         let shown = format!("{endpoint:?}");
         assert!(shown.contains("example.com:5672") && !shown.contains("hunter2"), "{shown}");
+    }
+
+    #[test]
+    fn an_ipv6_address_is_the_host() {
+        let endpoint = Endpoint::new("amqp://ada:hunter2@[fd00::5]:5673/%2f", "people").unwrap();
+        assert_eq!(
+            (endpoint.uri.authority.host.as_str(), endpoint.host().as_str()),
+            ("fd00::5", "[fd00::5]:5673")
+        );
     }
 
     #[test]

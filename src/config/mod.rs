@@ -13,7 +13,7 @@ use clap::{Args, ValueEnum};
 use crate::application::judge::ReplyPatterns;
 
 pub use secret::{Secret, ServerUrl};
-pub use values::{HttpAddress, KnownServices, Namespace, RetryDelays};
+pub use values::{HttpAddress, KnownServices, Namespace, RetryDelays, ipv6_host};
 
 /// Where Postgres is.
 #[derive(Debug, Clone, Args)]

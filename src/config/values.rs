@@ -149,6 +149,17 @@ fn items(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|item| !item.is_empty())
 }
 
+/// The IPv6 address in a URL with one in brackets, which lapin's reader of URLs takes for no host at all, and so for
+/// `localhost`.
+#[must_use]
+pub fn ipv6_host(url: &str) -> Option<&str> {
+    let (_, rest) = url.split_once("://")?;
+    let authority = rest.split(['/', '?', '#']).next()?;
+    let (_, host) = authority.rsplit_once('@').unwrap_or(("", authority));
+    let address = host.strip_prefix('[')?.split(']').next()?;
+    address.parse::<std::net::Ipv6Addr>().ok().map(|_| address)
+}
+
 #[cfg(test)]
 mod tests {
     use rstest::rstest;
@@ -209,5 +220,15 @@ mod tests {
     fn an_unreadable_log_filter_is_refused() {
         assert!(log_filter("info,sqlx=debug").is_ok());
         assert!(log_filter("roster=loud").is_err());
+    }
+
+    #[rstest]
+    #[case("amqp://u:p@[fd00::5]:5672/%2f", Some("fd00::5"))]
+    #[case("amqps://[::1]", Some("::1"))]
+    #[case("amqp://u:p%40[x]@host:5672", None)]
+    #[case("amqp://127.0.0.1:5672/[::1]", None)]
+    #[case("amqp://[host]:5672", None)]
+    fn an_ipv6_host_is_found(#[case] url: &str, #[case] expected: Option<&str>) {
+        assert_eq!(ipv6_host(url), expected);
     }
 }

@@ -11,6 +11,7 @@ use lapin::{AsyncTcpStream, Connection, ConnectionProperties, ErrorKind};
 use thiserror::Error;
 
 use super::detour;
+use crate::config::ipv6_host;
 
 /// For a connection to stand, and for a declaration to be answered.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -58,6 +59,9 @@ pub async fn connect_to_publish(url: &str, name: &str) -> Result<Connection, Bro
 
 fn address(url: &str) -> Result<AMQPUri, BrokerError> {
     let mut uri: AMQPUri = url.parse().map_err(BrokerError::Url)?;
+    if let Some(host) = ipv6_host(url) {
+        host.clone_into(&mut uri.authority.host);
+    }
     uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
     Ok(uri)
 }
