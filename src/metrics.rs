@@ -6,19 +6,18 @@ use metrics::{Unit, describe_counter, describe_gauge, describe_histogram, gauge}
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio_util::sync::CancellationToken;
 
-/// Counter by `type` and `outcome` (`ok`, a refusal's code, `kept`, `dead`).
+/// Counter by `type` (`other` for what is no command) and `outcome` (`done`, `replayed`, `refused`, `kept`, `waits`,
+/// `dead`, `already_dead`).
 pub const COMMANDS: &str = "roster_commands_total";
 pub const COMMAND_SECONDS: &str = "roster_command_seconds";
 pub const BATCH_SIZE: &str = "roster_batch_size";
 pub const BATCH_SECONDS: &str = "roster_batch_seconds";
-pub const BATCH_RETRIES: &str = "roster_batch_retries_total";
-/// Counter by `type` and `outcome`.
+/// Counter by `code`: a refusal's, `NOBODY_ASKED`, or empty for an answer.
 pub const QUERIES: &str = "roster_queries_total";
 pub const QUERY_SECONDS: &str = "roster_query_seconds";
-/// Counter by `result`: `confirmed`, `returned`, `nacked`, `timed_out`.
+/// Counter by `result`: `confirmed`, `refused`, `unknown`, `failed`, `timed_out`, `undeliverable`.
 pub const REPLIES: &str = "roster_replies_total";
 pub const REPLY_TO_REFUSED: &str = "roster_reply_to_refused_total";
-pub const REPLAYED: &str = "roster_replayed_answers_total";
 pub const EVENTS_PUBLISHED: &str = "roster_events_published_total";
 pub const EVENTS_NACKED: &str = "roster_events_nacked_total";
 pub const RELAY_LEADER: &str = "roster_relay_leader";
@@ -52,12 +51,10 @@ const DESCRIPTIONS: &[(Kind, &str, Unit, &str)] = &[
     (Histogram, COMMAND_SECONDS, Unit::Seconds, "From a command's delivery to its settling"),
     (Histogram, BATCH_SIZE, Unit::Count, "Commands in one transaction"),
     (Histogram, BATCH_SECONDS, Unit::Seconds, "One batch, from begin to commit"),
-    (Counter, BATCH_RETRIES, Unit::Count, "Batches run again or split"),
-    (Counter, QUERIES, Unit::Count, "Queries answered, by type and outcome"),
+    (Counter, QUERIES, Unit::Count, "Queries, by the code of the refusal"),
     (Histogram, QUERY_SECONDS, Unit::Seconds, "From a query's delivery to its answer"),
     (Counter, REPLIES, Unit::Count, "Replies published, by what the broker said"),
     (Counter, REPLY_TO_REFUSED, Unit::Count, "Requests whose reply_to is not allowed"),
-    (Counter, REPLAYED, Unit::Count, "Answers given again to a message handled before"),
     (Counter, EVENTS_PUBLISHED, Unit::Count, "Events confirmed by the broker"),
     (Counter, EVENTS_NACKED, Unit::Count, "Events refused by the broker, to be published again"),
     (Gauge, RELAY_LEADER, Unit::Count, "1 where this process publishes the events"),

@@ -312,6 +312,18 @@ fn every_file_says_what_it_is_for_and_stays_short() {
 }
 
 #[test]
+fn every_metric_is_recorded() {
+    let sources = sources();
+    let (names, users): (Vec<_>, Vec<_>) = sources.iter().partition(|source| source.path == "metrics.rs");
+    let constants = names[0].code.lines().filter_map(|line| line.strip_prefix("pub const "));
+    let names: Vec<&str> = constants.filter_map(|line| line.split_once(':')).map(|(name, _)| name).collect();
+    assert!(names.len() > 10, "{names:?}");
+    let recorded = |name: &str| users.iter().any(|source| source.code.contains(&format!("metrics::{name}")));
+    let idle: Vec<_> = names.iter().filter(|name| **name != "BUILD_INFO" && !recorded(name)).collect();
+    assert!(idle.is_empty(), "never recorded: {idle:?}");
+}
+
+#[test]
 fn sql_is_lower_case() {
     let words = ["SELECT ", "INSERT ", "UPDATE ", "DELETE ", "CREATE ", " WHERE ", " FROM "];
     let mut broken = Vec::new();

@@ -188,7 +188,7 @@ impl Broker {
                     intake.clone().run(&session, || component.ready()),
                     collect_parked(&session, &dead, &self.judge, &lanes, &self.stop),
                 ) } => result.map(|_| ()).map_err(Broken::from),
-                () = lost(|| session.connected()) => Err(Broken::Lost),
+                () = lost(|| { session.measure(); session.connected() }) => Err(Broken::Lost),
             };
             if result.is_ok() {
                 // Told to stop: what was begun is still to be answered and acknowledged.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use metrics::gauge;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -18,6 +19,8 @@ use crate::interfaces::amqp::{Flow, Forget, InHand, Lanes};
 const LOOK: Duration = Duration::from_millis(500);
 /// How often those that are still in hand are held on to. One may wait for minutes for its password to be hashed.
 const HOLD: Duration = Duration::from_secs(5);
+/// How often the metrics are told how many there are.
+const COUNT: Duration = Duration::from_secs(10);
 /// How many it takes at once.
 const LIMIT: u32 = 64;
 /// How often a try may begin and never end before it is not begun again.
@@ -34,6 +37,7 @@ pub(super) async fn run_kept<F: FailedCommands>(
     let mut ticks = tokio::time::interval(LOOK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let (mut in_hand, mut held): (Vec<(Uuid, InHand)>, _) = (Vec::new(), Instant::now());
+    let mut counted: Option<Instant> = None;
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
@@ -41,6 +45,10 @@ pub(super) async fn run_kept<F: FailedCommands>(
         }
         if *flow.borrow() != Flow::Open {
             continue;
+        }
+        if counted.is_none_or(|at| at.elapsed() >= COUNT) {
+            counted = Some(Instant::now());
+            tell(&*failed).await;
         }
         in_hand.retain(|(_, command)| command.lasts());
         if !in_hand.is_empty() && held.elapsed() >= HOLD {
@@ -57,6 +65,17 @@ pub(super) async fn run_kept<F: FailedCommands>(
             })),
             Err(failure) => tracing::debug!(%failure, "could not look for due commands"),
         }
+    }
+}
+
+async fn tell<F: FailedCommands>(failed: &F) {
+    match failed.count().await {
+        #[expect(clippy::cast_precision_loss, reason = "metrics")]
+        Ok((waiting, dead)) => {
+            gauge!(crate::metrics::FAILED_COMMANDS, "state" => "waiting").set(waiting as f64);
+            gauge!(crate::metrics::FAILED_COMMANDS, "state" => "dead").set(dead as f64);
+        }
+        Err(failure) => tracing::debug!(%failure, "could not count failed commands"),
     }
 }
 

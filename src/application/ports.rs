@@ -212,6 +212,8 @@ pub trait FailedCommands: Send + Sync {
     fn due(&self, limit: u32) -> impl Future<Output = Result<Vec<KeptCommand>, Failure>> + Send;
     /// Keeps, for another minute, those that were taken and are not settled.
     fn hold(&self, ids: &[uuid::Uuid]) -> impl Future<Output = Result<(), Failure>> + Send;
+    /// How many wait to be tried again, and how many are dead letters.
+    fn count(&self) -> impl Future<Output = Result<(i64, i64), Failure>> + Send;
     /// Notes of dead letters that those who waited were told.
     fn told(&self, ids: &[uuid::Uuid]) -> impl Future<Output = Result<(), Failure>> + Send;
     /// Deletes those that are done.

@@ -281,6 +281,17 @@ impl FailedCommands for PgFailedCommands {
         lent.note(done).map(|_| ())
     }
 
+    async fn count(&self) -> Result<(i64, i64), Failure> {
+        let query = sqlx::query!(
+            r#"select count(*) filter (where state = 'waiting') as "waiting!",
+                count(*) filter (where state = 'dead') as "dead!"
+            from failed_commands"#
+        );
+        let mut lent = self.shelf.lend().await?;
+        let row = answered(query.fetch_one(lent.connection()?)).await;
+        lent.note(row).map(|row| (row.waiting, row.dead))
+    }
+
     async fn told(&self, ids: &[Uuid]) -> Result<(), Failure> {
         let query = sqlx::query!(
             "update failed_commands set due_at = null, claimed_until = null, waiters = '[]'

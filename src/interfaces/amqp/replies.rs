@@ -80,6 +80,11 @@ impl Replies {
         !self.broken.load(Ordering::Relaxed)
     }
 
+    /// Whether the broker is out of memory or disk, and takes nothing.
+    pub fn blocked(&self) -> bool {
+        self.line.try_read().is_ok_and(|line| line.connection.status().blocked())
+    }
+
     /// Publishes replies and waits for their confirms. `false` where there was no connection to be had: then they
     /// may not have left, and are to be sent by the next session.
     #[must_use]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection, Consumer};
+use metrics::gauge;
 use thiserror::Error;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -79,6 +80,13 @@ impl Session {
     /// Resolves at the end.
     pub(super) async fn ended(&self) {
         self.over.cancelled().await;
+    }
+
+    /// Tells the metrics how it stands.
+    pub fn measure(&self) {
+        gauge!(crate::metrics::BROKER_BLOCKED).set(f64::from(u8::from(self.replies.blocked())));
+        #[expect(clippy::cast_precision_loss, reason = "a metric")]
+        gauge!(crate::metrics::IN_HAND).set(self.in_flight.count.load(Ordering::Relaxed) as f64);
     }
 
     /// Whether it can go on: it consumes, and has where replies leave.
