@@ -71,16 +71,19 @@ from_compose() {
     [ "$MODE" != compose ] || die "ROSTER_SERVICES_MODE=compose, but 'docker info' or 'docker compose version' fails: start Docker"
     return 0
   fi
+  # Compose reads the whole file, whatever it is asked for, and that needs the secret.
   ROSTER_SECRET=${ROSTER_SECRET:-$(secret)}
+  export ROSTER_SECRET
   ROSTER_POSTGRES_PORT=$(free_or_own postgres 5432)
   ROSTER_AMQP_PORT=$(free_or_own rabbitmq 5672)
-  export ROSTER_SECRET ROSTER_POSTGRES_PORT ROSTER_AMQP_PORT
+  export ROSTER_POSTGRES_PORT ROSTER_AMQP_PORT
   say "starting ${wanted[*]} with Docker Compose; the first time their images are fetched"
   if ! compose up -d --wait "${wanted[@]}" </dev/null >&2; then
     [ "$MODE" != compose ] || die "Docker Compose could not start ${wanted[*]}; see 'docker compose logs ${wanted[*]}'"
     say "Docker Compose could not start them; trying private instances"
     return 0
   fi
+  : >"$STATE/.compose" # for scripts/services stop
   if [ -z "$POSTGRES_AT" ]; then
     POSTGRES_AT=postgres://postgres:${ROSTER_POSTGRES_PASSWORD:-postgres}@127.0.0.1:$(compose_port postgres 5432)/roster
     say "Postgres: Docker Compose's, on 127.0.0.1:$(compose_port postgres 5432)"
