@@ -84,6 +84,19 @@ async fn terminated_database_sessions_lose_and_repeat_nothing() {
 }
 
 #[tokio::test]
+async fn nothing_is_taken_back_from_beneath_a_newer_version() {
+    let stage = Stage::new().await;
+    let newer = "insert into _sqlx_migrations (version, description, success, checksum, execution_time)
+        values (9000, 'of tomorrow', true, '', 0)";
+    sqlx::query(newer).execute(&stage.pool).await.unwrap();
+    let down = stage.cli(&["migrate", "down", "1"]);
+    assert!(!down.status.success() && String::from_utf8_lossy(&down.stderr).contains("9000"), "{down:?}");
+    sqlx::query("delete from _sqlx_migrations where version = 9000").execute(&stage.pool).await.unwrap();
+    let down = stage.cli(&["migrate", "down", "99"]);
+    assert!(down.status.success() && !String::from_utf8_lossy(&down.stdout).contains("99"), "{down:?}");
+}
+
+#[tokio::test]
 async fn two_workers_that_start_at_once_migrate_an_empty_database_once() {
     let stage = Stage::unmigrated().await;
     let mut workers = [stage.worker().spawn(), stage.worker().spawn()];

@@ -10,9 +10,11 @@ pub async fn up(database: &DatabaseArgs) -> Result<(), Failure> {
     migrations::up(&open(database)?).await
 }
 
+/// How many were taken back.
+///
 /// # Errors
 /// A [`Failure`] of the database.
-pub async fn down(database: &DatabaseArgs, steps: u32) -> Result<(), Failure> {
+pub async fn down(database: &DatabaseArgs, steps: u32) -> Result<usize, Failure> {
     migrations::down(&open(database)?, usize::try_from(steps).unwrap_or(usize::MAX)).await
 }
 

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{dead, forbid, list, nothing_kept, roster, roster_says};
-use crate::support::{Stage, broker, person, tables, worker};
+use crate::support::{Stage, broker, eventually, person, tables, worker};
 
 /// Three dead letters: one that failed, one refused, one malformed; gives the first one's message id.
 async fn letters(stage: &Stage) -> String {
@@ -27,6 +27,13 @@ async fn lists_can_be_narrowed_and_show_no_secrets() {
     let stage = Stage::new().await;
     let mut worker = stage.worker().env("ROSTER_RETRY_DELAYS", "1ms").start().await;
     let id = letters(&stage).await;
+    eventually("the metrics count them", async || {
+        match worker.metric("roster_failed_commands", &["state=\"dead\""]).await {
+            3.0 => Ok(()),
+            count => Err(count.to_string()),
+        }
+    })
+    .await;
     let listed = |arguments: &[&str]| {
         let letters = list(&stage, arguments).into_iter();
         let mut reasons: Vec<Value> = letters.map(|letter| letter["reason"].clone()).collect();
@@ -92,7 +99,7 @@ async fn a_body_opens_under_its_own_secret_only() {
     let other = "yet another secret that is long enough to be one";
     let _other = stage.worker().env("ROSTER_SECRET", other).start().await;
     roster(&stage, &["replay", &id, "--yes"]);
-    crate::support::eventually("it is given up", async || {
+    eventually("it is given up", async || {
         let letter = &list(&stage, &["--id", &id])[0];
         match letter["state"] == "dead" && letter["last_error"].as_str().unwrap().contains("ROSTER_SECRET") {
             true => Ok(()),
@@ -120,4 +127,19 @@ async fn dropping_is_for_good_and_says_first_what_it_would_do() {
     dead(&stage, 1).await;
     roster(&stage, &["drop", "--all", "--yes"]);
     nothing_kept(&stage).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_id_that_is_not_there_is_told_and_the_others_are_done() {
+    let stage = Stage::new().await;
+    let _worker = stage.worker().env("ROSTER_RETRY_DELAYS", "1ms").start().await;
+    let id = letters(&stage).await;
+    let nobody = uuid::Uuid::now_v7().to_string();
+    for way in [["replay", &nobody], ["drop", &nobody]] {
+        let (code, _, said) = roster_says(&stage, &way);
+        assert!(code == 1 && said.contains(&nobody), "{code}: {said}");
+    }
+    let (code, _, said) = roster_says(&stage, &["drop", "--yes", &nobody, &id]);
+    assert!(code == 1 && said.contains("dropped 1") && said.contains(&nobody), "{code}: {said}");
+    dead(&stage, 2).await;
 }

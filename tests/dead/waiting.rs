@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{allow, dead, forbid, kept, nothing_kept};
+use super::{allow, dead, forbid, kept, nothing_kept, roster_says};
 use crate::support::{Stage, eventually, person, tables};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -155,6 +155,12 @@ async fn two_dead_letters_with_one_id_hold_nobody_up() {
     // What was only refused leaves its id to what mends it.
     let mended = broken.again().json(&person("fay")).reply_to("amq.rabbitmq.reply-to");
     caller.ask_with(&mended).await.data();
+    // And the answer to that is not the first one's.
+    let id = mended.message_id.as_deref().unwrap();
+    let (_, planned, _) = roster_says(&stage, &["replay", id]);
+    assert!(planned.contains("run") && !planned.contains("stored answer"), "{planned}");
+    let (_, planned, _) = roster_says(&stage, &["replay", id, "--new-id"]);
+    assert!(planned.contains("run under a new id"), "{planned}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,6 +3,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child as Process, Command};
 
 use super::parts::Part;
@@ -72,8 +73,8 @@ impl Child {
     /// SIGTERM, and waits for the end.
     pub async fn stop(mut self) -> Result<(), BenchError> {
         if let Some(id) = self.0.id() {
-            let told = Command::new("kill").args(["-TERM", &id.to_string()]).status().await;
-            if told.is_ok_and(|status| status.success())
+            let id = i32::try_from(id).ok().and_then(Pid::from_raw);
+            if id.is_some_and(|id| kill_process(id, Signal::TERM).is_ok())
                 && tokio::time::timeout(GRACE, self.0.wait()).await.is_ok()
             {
                 return Ok(());

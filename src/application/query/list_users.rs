@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Datelike, SecondsFormat, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -157,7 +157,9 @@ impl Cursor {
         let json: Vec<u8> = pairs.iter().map(|[high, low]| high << 4 | low).collect();
         let cursor: Self = serde_json::from_slice(&json).ok()?;
         let fits = match cursor.sort {
-            Sort::CreatedAt | Sort::UpdatedAt => matches!(cursor.after, SortKey::Time(_)),
+            Sort::CreatedAt | Sort::UpdatedAt => {
+                matches!(cursor.after, SortKey::Time(time) if (0..10_000).contains(&time.year()))
+            }
             Sort::Email | Sort::Name => matches!(&cursor.after, SortKey::Text(text) if !text.contains('\0')),
         };
         fits.then_some(cursor)

@@ -133,12 +133,16 @@ async fn letters(
     limit: Option<u32>,
     lock: &str,
 ) -> Result<Vec<Letter>, Failure> {
+    // An id that was answered for another message meanwhile is that one's.
     let mut sql = QueryBuilder::new(
-        "select id, message_id, issued_on, type, aggregate, actor, properties::text as properties, reason, state, \
+        "select id, case when handled.mine is distinct from false then f.message_id end as message_id, f.issued_on, f.type, aggregate, f.actor, properties::text as properties, reason, state, \
         attempts, first_error, last_error, due_at, created_at, updated_at, \
         coalesce(claimed_until > now(), false) as running, \
-        exists (select from inbox i where i.message_id = f.message_id and i.issued_on = f.issued_on) as answered \
-        from failed_commands f where true",
+        coalesce(handled.mine, false) as answered \
+        from failed_commands f left join lateral ( \
+            select (i.fingerprint, i.type, i.actor) = (f.fingerprint, f.type, f.actor) as mine \
+            from inbox i where i.message_id = f.message_id and i.issued_on = f.issued_on \
+        ) as handled on true where true",
     );
     push(&mut sql, selection);
     sql.push(" order by created_at, id");
@@ -156,18 +160,18 @@ fn push(sql: &mut QueryBuilder<Postgres>, selection: &Selection) {
     }
     if !selection.ids.is_empty() {
         sql.push(" and (id = any(").push_bind(selection.ids.clone());
-        sql.push(") or message_id = any(").push_bind(selection.ids.clone());
+        sql.push(") or f.message_id = any(").push_bind(selection.ids.clone());
         // One whose id is another message's has it in its properties alone. They are not looked into as JSON:
         // U+0000 in any of them would fail the statement.
         let named: Vec<String> =
             selection.ids.iter().map(|id| format!("%\"message_id\":\"{id}\"%")).collect();
-        sql.push(") or (message_id is null and properties::text ilike any(").push_bind(named).push(")))");
+        sql.push(") or (f.message_id is null and properties::text ilike any(").push_bind(named).push(")))");
     }
     if let Some(reason) = selection.reason {
         sql.push(" and reason = ").push_bind(reason.as_str());
     }
     if let Some(message_type) = &selection.message_type {
-        sql.push(" and type = ").push_bind(message_type.clone());
+        sql.push(" and f.type = ").push_bind(message_type.clone());
     }
     if let Some(user) = &selection.user {
         let user = user.to_lowercase();

@@ -1,6 +1,5 @@
 //! The schema's versions: applied at start-up and by `roster migrate`.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use sqlx::Connection;
@@ -54,19 +53,35 @@ pub async fn up_when_there(connections: &Connections) -> Result<(), Failure> {
     }
 }
 
-/// Takes back the last `steps` versions.
+/// Takes back the last `steps` versions, or as many as there are; says how many.
 ///
 /// # Errors
-/// A [`Failure`] that names the version.
-pub async fn down(connections: &Connections, steps: usize) -> Result<(), Failure> {
-    let mut applied: Vec<i64> =
-        status(connections).await?.into_iter().filter(|version| version.applied).map(|v| v.number).collect();
-    applied.reverse();
-    let target = applied.get(steps).copied().unwrap_or(0);
+/// A [`Failure`] that names the version. Nothing is taken back from beneath a version that only a newer process knows.
+pub async fn down(connections: &Connections, steps: usize) -> Result<usize, Failure> {
     let mut session = session(connections).await?;
-    let undone = migrator().undo(&mut session, target).await.map_err(|error| failure(&error));
+    let undone = undo(&mut session, steps).await;
     close(session).await;
     undone
+}
+
+async fn undo(session: &mut PgConnection, steps: usize) -> Result<usize, Failure> {
+    let mut applied = applied(session).await?;
+    applied.sort_unstable();
+    if let Some(unknown) = applied.iter().find(|number| !MIGRATIONS.version_exists(**number)) {
+        return Err(errors::permanent(&format!(
+            "version {unknown} is a newer Roster's, which has to take it back first"
+        )));
+    }
+    let left = applied.len().saturating_sub(steps);
+    let target = left.checked_sub(1).and_then(|last| applied.get(last)).copied().unwrap_or(0);
+    migrator().undo(session, target).await.map_err(|error| failure(&error))?;
+    Ok(applied.len() - left)
+}
+
+async fn applied(session: &mut PgConnection) -> Result<Vec<i64>, Failure> {
+    session.ensure_migrations_table(TABLE).await.map_err(|error| failure(&error))?;
+    let applied = session.list_applied_migrations(TABLE).await.map_err(|error| failure(&error))?;
+    Ok(applied.into_iter().map(|row| row.version).collect())
 }
 
 /// Every version that this process knows, in order.
@@ -75,16 +90,14 @@ pub async fn down(connections: &Connections, steps: usize) -> Result<(), Failure
 /// A [`Failure`] of the store.
 pub async fn status(connections: &Connections) -> Result<Vec<Version>, Failure> {
     let mut session = session(connections).await?;
-    session.ensure_migrations_table(TABLE).await.map_err(|error| failure(&error))?;
-    let applied = session.list_applied_migrations(TABLE).await.map_err(|error| failure(&error))?;
+    let applied = applied(&mut session).await?;
     close(session).await;
-    let applied: HashMap<i64, _> = applied.into_iter().map(|row| (row.version, row.checksum)).collect();
     let known = MIGRATIONS.iter().filter(|known| known.migration_type != MigrationType::ReversibleDown);
     Ok(known
         .map(|known| Version {
             number: known.version,
             name: known.description.to_string(),
-            applied: applied.contains_key(&known.version),
+            applied: applied.contains(&known.version),
         })
         .collect())
 }

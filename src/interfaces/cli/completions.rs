@@ -1,5 +1,6 @@
 //! `roster completions`: scripts that let a shell complete the command line.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory};
@@ -12,6 +13,9 @@ pub(super) struct CompletionsArgs {
 }
 
 pub(super) fn run(args: &CompletionsArgs) -> ExitCode {
-    clap_complete::generate(args.shell, &mut super::Cli::command(), "roster", &mut std::io::stdout());
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut super::Cli::command(), "roster", &mut script);
+    // Whoever stops reading has seen enough.
+    drop(std::io::stdout().write_all(&script));
     ExitCode::SUCCESS
 }

@@ -50,7 +50,7 @@ pub(super) async fn run(args: MigrateArgs) -> ExitCode {
             app::migrate::up(&database).await.map(|()| "the schema is up to date".to_owned())
         }
         What::Down { steps, database } => {
-            app::migrate::down(&database, steps).await.map(|()| format!("took back {steps} version(s)"))
+            app::migrate::down(&database, steps).await.map(|count| format!("took back {count} version(s)"))
         }
         What::Status { database } => app::migrate::status(&database).await,
         What::New { name, dir } => return new(&name, &dir),

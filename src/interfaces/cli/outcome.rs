@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use chrono::{DateTime, Utc};
+
 use crate::client::{Error, RawReply, Refusal, Unavailable};
 
 use super::screen::{complain, write_line};
@@ -67,12 +69,8 @@ pub(super) fn failure(error: &Error) -> Outcome {
             Outcome::Refused
         }
         Error::BadRequest(problem) => usage(&problem.to_string(), "see --help"),
-        Error::TimedOut { message_id, .. } => {
-            let next = format!(
-                "is a worker running? It may have been done; to ask again without doing it twice: \
-                 --message-id {message_id}"
-            );
-            complain(&error.to_string(), &next);
+        Error::TimedOut { .. } => {
+            complain(&error.to_string(), "is a worker running? Ask again");
             Outcome::NoAnswer
         }
         Error::Unavailable(reason) => {
@@ -84,6 +82,19 @@ pub(super) fn failure(error: &Error) -> Outcome {
             Outcome::NoAnswer
         }
     }
+}
+
+/// The same of a command, which can be sent again and is not done twice: with its id, and its time where that does not
+/// tell it.
+pub(super) fn command_failure(error: &Error, timestamp: Option<DateTime<Utc>>) -> Outcome {
+    let Error::TimedOut { message_id, .. } = error else { return failure(error) };
+    let time = timestamp.map(|time| format!(" --timestamp {}", time.to_rfc3339())).unwrap_or_default();
+    let next = format!(
+        "is a worker running? It may have been done; to send it again without doing it twice: \
+         --message-id {message_id}{time}"
+    );
+    complain(&error.to_string(), &next);
+    Outcome::NoAnswer
 }
 
 fn after_unavailable(reason: &Unavailable) -> &'static str {

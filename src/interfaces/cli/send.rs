@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::client::CallOptions;
 
 use super::caller::{CallerArgs, payload};
-use super::outcome::{Outcome, failure, reply, usage};
+use super::outcome::{Outcome, command_failure, failure, reply, usage};
 
 /// Send a command and print its reply
 ///
@@ -67,6 +67,6 @@ pub async fn run(args: SendArgs) -> Outcome {
     client.close().await;
     match answer {
         Ok(answer) => reply(&answer),
-        Err(error) => failure(&error),
+        Err(error) => command_failure(&error, args.timestamp),
     }
 }

@@ -40,7 +40,7 @@ pub struct ListArgs {
     #[arg(long, value_name = "FIELD")]
     pub sort: Option<String>,
 
-    /// asc or desc; desc if left out
+    /// asc or desc; if left out, desc by time and asc by email or name
     #[arg(long, value_name = "ORDER")]
     pub order: Option<String>,
 

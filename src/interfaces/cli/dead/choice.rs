@@ -4,8 +4,9 @@ use clap::Args;
 use clap::builder::PossibleValuesParser;
 use uuid::Uuid;
 
-use crate::application::dead_letter::{Selection, State};
+use crate::application::dead_letter::{Letter, Selection, State};
 use crate::application::kept::KeptReason;
+use crate::interfaces::cli::screen::complain;
 
 /// What narrows a list.
 #[derive(Debug, Clone, Default, Args)]
@@ -52,6 +53,29 @@ pub(super) struct Chosen {
 
     #[command(flatten)]
     filter: Filter,
+}
+
+impl Chosen {
+    /// Says which of the named ones are not there, if any.
+    pub fn all_found<'a>(&self, letters: impl Iterator<Item = &'a Letter> + Clone) -> bool {
+        let is = |id: Uuid, letter: &Letter| {
+            letter.id == id
+                || letter.message_id == Some(id)
+                || letter.properties.message_id.as_deref().is_some_and(|text| Uuid::try_parse(text) == Ok(id))
+        };
+        let missing: Vec<String> = self
+            .ids
+            .iter()
+            .filter(|id| !letters.clone().any(|letter| is(**id, letter)))
+            .map(Uuid::to_string)
+            .collect();
+        if missing.is_empty() {
+            return true;
+        }
+        let problem = format!("no failed command has this id: {}", missing.join(", "));
+        complain(&problem, "see `roster dead list`; what succeeded is gone from it");
+        false
+    }
 }
 
 /// Without ids, only dead letters are meant unless --state says otherwise: what waits is tried again anyway.

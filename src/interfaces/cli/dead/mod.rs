@@ -153,7 +153,7 @@ async fn body(args: &ShowArgs, letter: &Letter) -> Result<Option<Vec<u8>>, Outco
 }
 
 async fn drop(args: DropArgs) -> Outcome {
-    let letters = match app::dead::drop(&args.database, &args.chosen.into(), args.yes).await {
+    let letters = match app::dead::drop(&args.database, &args.chosen.clone().into(), args.yes).await {
         Ok(letters) => letters,
         Err(failure) => return no_database(&failure),
     };
@@ -168,8 +168,9 @@ async fn drop(args: DropArgs) -> Outcome {
         }
         note(&format!("{dropped} would be dropped; add --yes to do it"));
     }
+    let all_found = args.chosen.all_found(letters.iter());
     if running == 0 {
-        return Outcome::Done;
+        return if all_found { Outcome::Done } else { Outcome::Refused };
     }
     complain(&format!("{running} cannot be dropped: a worker has them in hand"), "try again in a minute");
     Outcome::Refused

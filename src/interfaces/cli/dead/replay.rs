@@ -43,7 +43,8 @@ pub(super) async fn run(args: ReplayArgs) -> Outcome {
         without_deadline: args.without_deadline,
         dedupe_days: args.dedupe_days,
     };
-    let letters = match app::dead::replay(&args.database, &args.chosen.into(), replay, args.yes).await {
+    let letters = match app::dead::replay(&args.database, &args.chosen.clone().into(), replay, args.yes).await
+    {
         Ok(letters) => letters,
         Err(failure) => return no_database(&failure),
     };
@@ -56,7 +57,8 @@ pub(super) async fn run(args: ReplayArgs) -> Outcome {
         }
         note(&format!("{replayed} would be replayed; add --yes to do it"));
     }
-    if replayed == letters.len() {
+    let all_found = args.chosen.all_found(letters.iter().map(|(letter, _)| letter));
+    if replayed == letters.len() && all_found {
         return Outcome::Done;
     }
     for fate in [Fate::OutsideWindow, Fate::DeadlinePassed, Fate::Running] {
