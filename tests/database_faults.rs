@@ -73,7 +73,8 @@ async fn row_27_a_disk_that_stays_full_piles_nothing_up_in_the_worker() {
     })
     .await;
     let ready = broker::depth(&caller.connection, &stage.object("commands")).await.unwrap().0;
-    assert!(ready >= 300 - PREFETCH, "only {ready} of 300 are left to the broker");
+    // What a consumer may bring, and half of that from the one before.
+    assert!(ready >= 300 - PREFETCH * 3 / 2, "only {ready} of 300 are left to the broker");
     assert!(worker.is_running());
     raw_sql("drop trigger failing on users").execute(&stage.pool).await.unwrap();
     for rename in &renames {

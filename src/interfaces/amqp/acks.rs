@@ -8,6 +8,8 @@ use lapin::Channel;
 use lapin::options::BasicAckOptions;
 use tokio::sync::{Mutex, mpsc};
 
+use super::session::InFlight;
+
 /// How long a settled delivery waits for earlier ones before it is acknowledged alone.
 const WAIT_FOR_EARLIER: Duration = Duration::from_millis(50);
 /// The same where one that takes long must not keep the places of those behind it.
@@ -24,6 +26,8 @@ pub(super) struct Acks {
     /// Held until an ack is written: the broker closes the channel over a tag that a later, wider ack has
     /// overtaken.
     runs: Arc<Mutex<Runs>>,
+    /// What this channel has delivered and is not settled.
+    pub in_flight: Arc<InFlight>,
 }
 
 #[derive(Debug)]
@@ -69,7 +73,7 @@ impl Runs {
 
 impl Acks {
     pub fn new(channel: Channel) -> Self {
-        Self { channel, patience: WAIT_FOR_EARLIER, runs: Arc::default() }
+        Self { channel, patience: WAIT_FOR_EARLIER, runs: Arc::default(), in_flight: Arc::default() }
     }
 
     /// Whether both are of one channel.

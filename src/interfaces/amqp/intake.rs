@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::acks::Acks;
 use super::lanes::Lanes;
-use super::session::{Session, SessionError, Ticket, answered, consume};
+use super::session::{InFlight, Session, SessionError, Ticket, answered, consume};
 use super::wire;
 use crate::application::judge::Judge;
 use crate::application::kept::KeptReason;
@@ -56,6 +56,22 @@ enum Next {
     Stop,
 }
 
+/// Commands are taken, until it is dropped.
+struct Consuming;
+
+impl Consuming {
+    fn begin() -> Self {
+        gauge!(crate::metrics::CONSUMING).set(1.0);
+        Self
+    }
+}
+
+impl Drop for Consuming {
+    fn drop(&mut self) {
+        gauge!(crate::metrics::CONSUMING).set(0.0);
+    }
+}
+
 impl Intake {
     /// Consumes until `stop` is cancelled or the session breaks. Calls `ready` whenever it consumes, or would but for
     /// what `flow` says.
@@ -66,16 +82,13 @@ impl Intake {
         let channel = session.channel().await?;
         let acks = Acks::new(channel.clone());
         let mut pace = Pace::Careful;
-        while self.wait_until_open(session, &ready).await? {
-            // The broker gives each consumer a prefetch of its own, whatever an earlier one of the channel still holds.
-            session.settled().await;
+        while self.wait_until_open(session, &acks.in_flight, pace, &ready).await? {
             // Cancelled, not closed, while paused: closing would count every message in flight as delivered.
             let mut consumer = self.consume(&channel, pace).await?;
             ready();
-            gauge!(crate::metrics::CONSUMING).set(1.0);
-            let next = self.read(session, &acks, &mut consumer, pace).await;
-            gauge!(crate::metrics::CONSUMING).set(0.0);
-            let next = next?;
+            let consuming = Consuming::begin();
+            let next = self.read(session, &acks, &mut consumer, pace).await?;
+            drop(consuming);
             let mut suspects = self.drain(session, &acks, &channel, consumer, pace).await?;
             pace = match next {
                 Next::Wait => pace,
@@ -88,23 +101,32 @@ impl Intake {
             };
             for suspect in suspects {
                 pace = Pace::Careful;
-                session.settled().await;
+                acks.in_flight.at_most(0).await;
                 self.submit(session, &acks, suspect);
             }
             if pace == Pace::Careful {
-                session.settled().await;
+                acks.in_flight.at_most(0).await;
             }
         }
         Ok(())
     }
 
     /// `false` when it is time to stop.
-    async fn wait_until_open(&mut self, session: &Session, ready: impl Fn()) -> Result<bool, SessionError> {
+    async fn wait_until_open(
+        &mut self,
+        session: &Session,
+        in_flight: &InFlight,
+        pace: Pace,
+        ready: impl Fn(),
+    ) -> Result<bool, SessionError> {
+        // The broker gives each consumer a prefetch of its own, whatever an earlier one of the channel has brought.
+        let most = if pace == Pace::Full { usize::from(self.prefetch) / 2 } else { usize::MAX };
         loop {
             if self.stop.is_cancelled() {
                 return Ok(false);
             }
-            if *self.flow.borrow_and_update() == Flow::Open {
+            let open = *self.flow.borrow_and_update() == Flow::Open;
+            if open && in_flight.count() <= most {
                 return Ok(true);
             }
             if !session.connected() {
@@ -113,6 +135,7 @@ impl Intake {
             ready();
             tokio::select! {
                 _ = self.flow.changed() => {}
+                () = in_flight.at_most(most), if open => {}
                 () = self.stop.cancelled() => return Ok(false),
                 // A connection that breaks meanwhile has nobody else to notice.
                 () = tokio::time::sleep(std::time::Duration::from_secs(1)) => {}
@@ -152,7 +175,7 @@ impl Intake {
                     if !suspicious {
                         return Ok(Next::Full);
                     }
-                    session.settled().await;
+                    acks.in_flight.at_most(0).await;
                 }
             }
         }

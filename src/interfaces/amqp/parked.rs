@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::acks::Acks;
 use super::lanes::Lanes;
-use super::session::{Session, SessionError, Ticket, consume};
+use super::session::{Session, SessionError, Ticket, answered, consume};
 use super::wire;
 use crate::application::judge::Judge;
 
@@ -70,7 +70,8 @@ struct Backlog<'a> {
 impl Backlog<'_> {
     async fn look(&mut self) -> Result<(), SessionError> {
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        let queue = self.channel.queue_declare(self.queue.into(), options, FieldTable::default()).await?;
+        let queue =
+            answered(self.channel.queue_declare(self.queue.into(), options, FieldTable::default())).await?;
         let waiting = queue.message_count();
         gauge!(crate::metrics::PARKED_MESSAGES).set(waiting);
         if waiting > 0 {

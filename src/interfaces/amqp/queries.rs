@@ -1,7 +1,7 @@
 //! Answers queries: on a connection of their own, many at a time, at most once.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use lapin::message::Delivery;
@@ -24,8 +24,11 @@ use crate::application::message::Trace;
 /// How many queries are answered at a time.
 const PREFETCH: u16 = 256;
 
-/// Consumes `queue` until `stop` is cancelled or the connection breaks, and calls `ready` once it does. Answers leave by a connection of their
-/// own, which is opened anew where the broker has closed it over one of them.
+/// For the broker to take an answer: as long as a query waits in its queue.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+
+/// Consumes `queue` until `stop` is cancelled or the connection breaks, and calls `ready` once it does. Answers leave
+/// by a connection of their own, which is opened anew where the broker has closed it over one of them.
 ///
 /// # Errors
 /// [`SessionError`]: the connection is to be opened anew.
@@ -114,8 +117,11 @@ async fn answer(mut delivery: Delivery, answers: &Channel, judge: &Judge) {
             raw.properties.correlation_id.as_deref().or(raw.properties.message_id.as_deref());
         let properties = reply_properties(correlation_id, &Trace::read(&raw.properties), false);
         let outgoing = Outgoing { reply_to: answered.reply_to, properties, body };
-        if let Err(error) = publish_on(answers, &outgoing).await {
-            tracing::warn!(%error, "an answer could not be published");
+        // A broker that is out of memory or disk takes nothing, and the query's own time is over by then.
+        match tokio::time::timeout(ANSWER_WITHIN, publish_on(answers, &outgoing)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "an answer could not be published"),
+            Err(_) => tracing::warn!("an answer was not taken by the broker in time"),
         }
     }
     histogram!(crate::metrics::QUERY_SECONDS).record(received.elapsed());

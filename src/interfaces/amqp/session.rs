@@ -40,7 +40,7 @@ pub struct Session {
     consuming: Connection,
     pub(super) replies: Replies,
     over: CancellationToken,
-    pub(super) in_flight: Arc<InFlight>,
+    in_flight: InFlight,
 }
 
 impl Session {
@@ -49,7 +49,7 @@ impl Session {
     pub async fn open(consuming: Connection, replying: Dial) -> Result<Arc<Self>, SessionError> {
         let over = CancellationToken::new();
         let replies = Replies::open(replying, over.clone()).await.map_err(SessionError::NoReplies)?;
-        Ok(Arc::new(Self { consuming, replies, over, in_flight: Arc::default() }))
+        Ok(Arc::new(Self { consuming, replies, over, in_flight: InFlight::default() }))
     }
 
     /// A channel to consume on.
@@ -63,6 +63,8 @@ impl Session {
     /// Marks the end: what it delivered and nobody began is left to the broker to deliver again.
     pub fn end(&self) {
         self.over.cancel();
+        gauge!(crate::metrics::BROKER_BLOCKED).set(0.0);
+        gauge!(crate::metrics::IN_HAND).set(0.0);
     }
 
     /// Closes the consuming connection; that of the replies goes with the session.
@@ -86,7 +88,7 @@ impl Session {
     pub fn measure(&self) {
         gauge!(crate::metrics::BROKER_BLOCKED).set(f64::from(u8::from(self.replies.blocked())));
         #[expect(clippy::cast_precision_loss, reason = "a metric")]
-        gauge!(crate::metrics::IN_HAND).set(self.in_flight.count.load(Ordering::Relaxed) as f64);
+        gauge!(crate::metrics::IN_HAND).set(self.in_flight.count() as f64);
     }
 
     /// Whether it can go on: it consumes, and has where replies leave.
@@ -97,7 +99,7 @@ impl Session {
 
     /// Waits until nothing delivered is unsettled.
     pub async fn settled(&self) {
-        self.in_flight.none().await;
+        self.in_flight.at_most(0).await;
     }
 }
 
@@ -131,16 +133,30 @@ pub(super) struct InFlight {
 }
 
 impl InFlight {
-    async fn none(&self) {
+    /// Waits until there are no more than `most`.
+    pub async fn at_most(&self, most: usize) {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            if self.count.load(Ordering::Acquire) == 0 {
+            if self.count() <= most {
                 return;
             }
             changed.await;
         }
+    }
+
+    pub fn count(&self) -> usize {
+        self.count.load(Ordering::Acquire)
+    }
+
+    fn add(&self) {
+        self.count.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn remove(&self) {
+        self.count.fetch_sub(1, Ordering::AcqRel);
+        self.changed.notify_waiters();
     }
 }
 
@@ -150,21 +166,19 @@ pub(super) struct Ticket {
     pub session: Arc<Session>,
     pub acks: Acks,
     pub tag: u64,
-    in_flight: Arc<InFlight>,
 }
 
 impl Ticket {
     pub fn new(session: &Arc<Session>, acks: &Acks, tag: u64) -> Self {
-        let in_flight = Arc::clone(&session.in_flight);
-        in_flight.count.fetch_add(1, Ordering::AcqRel);
-        Self { session: Arc::clone(session), acks: acks.clone(), tag, in_flight }
+        session.in_flight.add();
+        acks.in_flight.add();
+        Self { session: Arc::clone(session), acks: acks.clone(), tag }
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        if self.in_flight.count.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.in_flight.changed.notify_waiters();
-        }
+        self.acks.in_flight.remove();
+        self.session.in_flight.remove();
     }
 }
