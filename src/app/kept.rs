@@ -21,7 +21,7 @@ const LOOK: Duration = Duration::from_millis(500);
 const HOLD: Duration = Duration::from_secs(5);
 /// How often the metrics are told how many there are.
 const COUNT: Duration = Duration::from_secs(10);
-/// How many it takes at once.
+/// How many it has in hand at most.
 const LIMIT: u32 = 64;
 /// How often a try may begin and never end before it is not begun again.
 const MAX_UNENDED: u32 = 5;
@@ -43,22 +43,25 @@ pub(super) async fn run_kept<F: FailedCommands>(
             _ = ticks.tick() => {}
             () = stop.cancelled() => return,
         }
-        if *flow.borrow() != Flow::Open {
+        in_hand.retain(|(_, command)| command.lasts());
+        if !in_hand.is_empty() && held.elapsed() >= HOLD {
+            let ids: Vec<Uuid> = in_hand.iter().map(|(id, _)| *id).collect();
+            if let Err(failure) = failed.hold(&ids).await {
+                // Before that, nothing is taken: it could be one of them.
+                tracing::debug!(%failure, "could not hold on to kept commands");
+                continue;
+            }
+            held = Instant::now();
+        }
+        let room = LIMIT.saturating_sub(u32::try_from(in_hand.len()).unwrap_or(u32::MAX));
+        if *flow.borrow() != Flow::Open || room == 0 {
             continue;
         }
         if counted.is_none_or(|at| at.elapsed() >= COUNT) {
             counted = Some(Instant::now());
             tell(&*failed).await;
         }
-        in_hand.retain(|(_, command)| command.lasts());
-        if !in_hand.is_empty() && held.elapsed() >= HOLD {
-            let ids: Vec<Uuid> = in_hand.iter().map(|(id, _)| *id).collect();
-            match failed.hold(&ids).await {
-                Ok(()) => held = Instant::now(),
-                Err(failure) => tracing::debug!(%failure, "could not hold on to kept commands"),
-            }
-        }
-        match failed.due(LIMIT).await {
+        match failed.due(room).await {
             Ok(due) => in_hand.extend(due.into_iter().map(|kept| {
                 let id = kept.id;
                 (id, lanes.submit_kept(again(&judge, kept)))

@@ -273,7 +273,10 @@ impl FailedCommands for PgFailedCommands {
     async fn hold(&self, ids: &[Uuid]) -> Result<(), Failure> {
         let query = sqlx::query!(
             "update failed_commands set claimed_until = now() + interval '1 minute'
-            where id = any($1) and claimed_until is not null",
+            where id in (
+                select id from failed_commands where id = any($1) and claimed_until is not null
+                for update skip locked
+            )",
             ids
         );
         let mut lent = self.shelf.lend().await?;
