@@ -13,6 +13,7 @@ use crate::application::error::{Failure, FailureKind};
 
 use super::loan::{Loan, answered};
 use super::shelf::Shelf;
+use crate::lifecycle::vital;
 
 /// One at a time folds changes in, until its commit.
 const FOLDER: i64 = 0x726f_7374_6572_0004;
@@ -44,7 +45,7 @@ impl Directory {
     /// Needs a tokio runtime.
     pub fn new(shelf: &Arc<Shelf>) -> Self {
         let changed = Arc::new(Notify::new());
-        Self { worker: tokio::spawn(keep_up(Arc::clone(shelf), Arc::clone(&changed))), changed }
+        Self { worker: tokio::spawn(vital(keep_up(Arc::clone(shelf), Arc::clone(&changed)))), changed }
     }
 
     /// To be told after a commit that changed users.

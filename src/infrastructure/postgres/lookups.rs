@@ -17,6 +17,7 @@ use super::errors;
 use super::loan::answered;
 use super::read_model::read;
 use super::shelf::Shelf;
+use crate::lifecycle::vital;
 
 /// How many share a statement.
 const TOGETHER: usize = 256;
@@ -35,8 +36,9 @@ impl Lookups {
     pub fn new(shelf: &Arc<Shelf>) -> Self {
         let (queue, waiting) = mpsc::channel(TOGETHER);
         let waiting = Arc::new(Mutex::new(waiting));
-        let workers =
-            (0..shelf.size()).map(|_| tokio::spawn(work(Arc::clone(shelf), Arc::clone(&waiting)))).collect();
+        let workers = (0..shelf.size())
+            .map(|_| tokio::spawn(vital(work(Arc::clone(shelf), Arc::clone(&waiting)))))
+            .collect();
         Self { queue, workers }
     }
 

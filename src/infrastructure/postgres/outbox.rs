@@ -16,6 +16,7 @@ use super::errors;
 use super::handover::Handover;
 use super::horizon::Horizon;
 use super::loan::answered;
+use crate::lifecycle::vital;
 
 /// Held by the session of the one relay.
 const RELAY: i64 = 0x726f_7374_6572_0001;
@@ -37,7 +38,7 @@ impl PgOutbox {
     /// Tells other processes' relays of this process's commits, for as long as it lives. Needs a tokio runtime.
     #[must_use]
     pub fn new(connections: &Connections, handover: Arc<Handover>) -> Self {
-        let notifier = tokio::spawn(notify(connections.commands.clone(), Arc::clone(&handover)));
+        let notifier = tokio::spawn(vital(notify(connections.commands.clone(), Arc::clone(&handover))));
         Self { connections: connections.clone(), handover, notifier }
     }
 }
@@ -61,7 +62,7 @@ impl Outbox for PgOutbox {
         horizon.look(&mut session).await?;
         self.handover.leader_came();
         let handover = Arc::clone(&self.handover);
-        let listener = tokio::spawn(listen(self.connections.queries.clone(), Arc::clone(&handover)));
+        let listener = tokio::spawn(vital(listen(self.connections.queries.clone(), Arc::clone(&handover))));
         Ok(Some(PgLeader { session, handover, listener, recalled: HashMap::new(), horizon }))
     }
 
