@@ -188,7 +188,10 @@ impl Broker {
                     intake.clone().run(&session, || component.ready()),
                     collect_parked(&session, &dead, &self.judge, &lanes, &self.stop),
                 ) } => result.map(|_| ()).map_err(Broken::from),
-                () = lost(|| { session.measure(); session.connected() }) => Err(Broken::Lost),
+                () = lost(|| {
+                    session.measure();
+                    session.connected()
+                }) => Err(Broken::Lost),
             };
             if result.is_ok() {
                 // Told to stop: what was begun is still to be answered and acknowledged.
@@ -213,10 +216,14 @@ impl Broker {
             let queue = self.named("queries");
             let (tracker, stop, ready) = (&self.tracker, &self.stop, || component.ready());
             let answer = answer_queries(&connection, answering, &queue, &self.judge, tracker, stop, ready);
-            tokio::select! {
-                result = answer => Ok(result?),
+            let result = tokio::select! {
+                result = answer => result.map_err(Broken::from),
                 () = lost(|| connection.status().connected()) => Err(Broken::Lost),
-            }
+            };
+            // Merely dropped, it would outlive this while the broker has not answered who consumes, and then be sent
+            // queries that nobody takes.
+            drop(tokio::time::timeout(CLOSE_WITHIN, connection.close(200, "done".into())).await);
+            result
         };
         self.supervise(component.clone(), run).await;
     }

@@ -32,8 +32,6 @@ const ROUTE_TRUSTED: Duration = Duration::from_secs(5);
 /// For such a look. A broker that is out of memory or disk keeps who asks waiting, and lapin never answers for one that
 /// dies before it has.
 const LOOK_WITHIN: Duration = Duration::from_secs(2);
-/// A session is given up over a refusal at the earliest after this.
-const YOUNG: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 pub(super) struct Session {
@@ -48,39 +46,35 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) async fn open(endpoint: &Endpoint, pending: Arc<Pending>) -> Result<Arc<Self>, Unavailable> {
-        match tokio::time::timeout(CONNECT_WITHIN, Self::connect(endpoint, pending)).await {
-            Ok(Ok(session)) => Ok(session),
-            Ok(Err(source)) => Err(Unavailable::Broker { host: endpoint.host(), source }),
-            Err(_) => Err(Unavailable::Silent { host: endpoint.host() }),
-        }
-    }
-
-    async fn connect(endpoint: &Endpoint, pending: Arc<Pending>) -> lapin::Result<Arc<Self>> {
+        let end = tokio::time::Instant::now() + CONNECT_WITHIN;
+        let broken = |source| Unavailable::Broker { host: endpoint.host(), source };
+        let silent = || Unavailable::Silent { host: endpoint.host() };
         // lapin's own recovery stays off: after a channel error its consumers fall silent for ever.
         let properties = ConnectionProperties::default().with_connection_name("roster client".into());
-        let connection = Connection::connect_uri(endpoint.uri.clone(), properties).await?;
-        let channel = connection.create_channel().await?;
-        channel.confirm_select(ConfirmSelectOptions::default()).await?;
-        let replies = channel
-            .basic_consume(
-                REPLY_TO.into(),
-                ShortString::default(),
-                BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() },
-                FieldTable::default(),
-            )
-            .await?;
-        let over = CancellationToken::new();
-        let cause = Arc::new(OnceLock::new());
-        tokio::spawn(deliver(replies, pending, over.clone(), Arc::clone(&cause)));
-        Ok(Arc::new(Self {
-            connection,
-            channel,
-            turn: Mutex::new(()),
-            routes: tokio::sync::Mutex::default(),
-            over,
-            cause,
-            opened: Instant::now(),
-        }))
+        let connecting = Connection::connect_uri(endpoint.uri.clone(), properties);
+        let connection =
+            tokio::time::timeout_at(end, connecting).await.map_err(|_| silent())?.map_err(broken)?;
+        let refused = match tokio::time::timeout_at(end, listen(&connection)).await {
+            Ok(Ok((channel, replies))) => {
+                let (over, cause) = (CancellationToken::new(), Arc::new(OnceLock::new()));
+                tokio::spawn(deliver(replies, pending, over.clone(), Arc::clone(&cause)));
+                return Ok(Arc::new(Self {
+                    connection,
+                    channel,
+                    turn: Mutex::new(()),
+                    routes: tokio::sync::Mutex::default(),
+                    over,
+                    cause,
+                    opened: Instant::now(),
+                }));
+            }
+            Ok(Err(source)) => broken(source),
+            Err(_) => silent(),
+        };
+        // Merely dropped, it would stay open for as long as the broker owes an answer, and longer.
+        let close = async move { connection.close(200, "not answered in time".into()).await };
+        drop(tokio::time::timeout(CLOSE_WITHIN, close).await);
+        Err(refused)
     }
 
     /// Returns when the connection or its channel is gone.
@@ -105,12 +99,13 @@ impl Session {
         }
     }
 
-    /// Gives it up for another, unless it is young: of a queue whose leader was down when a channel first published to
-    /// it, RabbitMQ 3.10 refuses everything on that channel until that node is back, whoever leads it now.
-    pub(super) fn renew(&self) {
-        if self.opened.elapsed() >= YOUNG {
-            self.over.cancel();
-        }
+    pub(super) fn age(&self) -> Duration {
+        self.opened.elapsed()
+    }
+
+    /// Gives it up for another.
+    pub(super) fn end(&self) {
+        self.over.cancel();
     }
 
     pub(super) async fn close(&self) {
@@ -208,6 +203,17 @@ impl Session {
         let channel = self.connection.create_channel().await;
         channel.map_err(|source| Unavailable::Broker { host: host.to_owned(), source })
     }
+}
+
+/// A channel to publish requests on, and to take their answers.
+async fn listen(connection: &Connection) -> lapin::Result<(Channel, Consumer)> {
+    let channel = connection.create_channel().await?;
+    channel.confirm_select(ConfirmSelectOptions::default()).await?;
+    let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
+    let replies = channel
+        .basic_consume(REPLY_TO.into(), ShortString::default(), options, FieldTable::default())
+        .await?;
+    Ok((channel, replies))
 }
 
 /// Whether a queue is there on a node that is down: "not found" too, and told from one that nobody made by the text.

@@ -105,9 +105,17 @@ async fn follow(
     seen: &Mutex<Vec<Seen>>,
     ready: &mut Option<oneshot::Sender<()>>,
 ) -> lapin::Result<()> {
-    let subscribing = subscribe(url, namespace, (queue, replicated));
-    let Ok(subscribed) = tokio::time::timeout(SUBSCRIBED_WITHIN, subscribing).await else { return Ok(()) };
-    let (_connection, mut deliveries) = subscribed?;
+    let connecting = broker::connect_to(url, "roster-tests subscriber");
+    let Ok(connection) = tokio::time::timeout(SUBSCRIBED_WITHIN, connecting).await else { return Ok(()) };
+    let connection = connection?;
+    let subscribing = subscribe(&connection, namespace, (queue, replicated));
+    let Ok(subscribed) = tokio::time::timeout(SUBSCRIBED_WITHIN, subscribing).await else {
+        // Merely dropped, it would stay, and take events once the broker answers, for nobody.
+        let closing = connection.close(200, "not answered in time".into());
+        drop(tokio::time::timeout(SUBSCRIBED_WITHIN, closing).await);
+        return Ok(());
+    };
+    let mut deliveries = subscribed?;
     if let Some(ready) = ready.take() {
         let _ = ready.send(());
     }
@@ -131,11 +139,10 @@ async fn follow(
 }
 
 async fn subscribe(
-    url: &str,
+    connection: &Connection,
     namespace: &str,
     (queue, replicated): (&str, bool),
-) -> lapin::Result<(Connection, Consumer)> {
-    let connection = broker::connect_to(url, "roster-tests subscriber").await?;
+) -> lapin::Result<Consumer> {
     let channel = connection.create_channel().await?;
     let exchange = format!("{namespace}.events");
     let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
@@ -149,7 +156,5 @@ async fn subscribe(
     channel
         .queue_bind(queue.into(), exchange.as_str().into(), "#".into(), QueueBindOptions::default(), none())
         .await?;
-    let deliveries =
-        channel.basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), none()).await?;
-    Ok((connection, deliveries))
+    channel.basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), none()).await
 }
