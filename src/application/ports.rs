@@ -206,9 +206,9 @@ impl std::fmt::Debug for Services {
 
 /// The failed commands, outside the batch's transaction: what is due, and the operators' tools.
 pub trait FailedCommands: Send + Sync {
-    /// Takes what is due, for this process alone, for a minute unless it is [held](Self::hold) longer. The oldest come first; one is held back while an
-    /// earlier one of its aggregate, tried no more often, waits or is being run. One whose try never ended is given
-    /// alone: it may have killed the process.
+    /// Takes what is due, for this process alone, for a minute unless it is [held](Self::hold) longer. The oldest come
+    /// first; one is held back while an earlier one of its aggregate, tried no more often, waits or is being run. One
+    /// whose try never ended is given alone: it may have killed the process.
     fn due(&self, limit: u32) -> impl Future<Output = Result<Vec<KeptCommand>, Failure>> + Send;
     /// Keeps, for another minute, those that were taken and are not settled.
     fn hold(&self, ids: &[uuid::Uuid]) -> impl Future<Output = Result<(), Failure>> + Send;

@@ -130,7 +130,8 @@ impl Call<'_> {
                 Err(reason) => return Err(given_up(sent, Some(reason))),
             };
             let until = end.min(after(Instant::now(), patience));
-            if let Err(reason) = session.check_route(&exchange, until).await {
+            let look_until = Instant::now() + until.duration_since(Instant::now()) / 2;
+            if let Err(reason) = session.check_route(&exchange, look_until).await {
                 return Err(given_up(sent, Some(reason)));
             }
             let publish = Arc::clone(&session).publish(
@@ -147,13 +148,14 @@ impl Call<'_> {
             };
             let failure = match one_try(&session, publish, &mut waiting, until, lost).await {
                 Ok(delivered) => {
+                    self.link.served();
                     return Ok(RawReply { body: delivered.body, replayed: delivered.replayed, message_id });
                 }
                 Err(failure) => failure,
             };
             match failure {
                 Failure::Silence { confirmed: false } => session.suspect(),
-                Failure::Nacked => session.renew(),
+                Failure::Nacked => self.link.renew(&session),
                 _ => {}
             }
             let next = tries.after(&failure);
@@ -242,7 +244,11 @@ async fn one_try(
                 // The runtime is going down.
                 Err(_) => return Err(Failure::Lost),
             },
-            () = session.over() => return Err(lost(session.cause().cloned())),
+            () = session.over() => {
+                // What was confirmed was not what the broker closed the channel over.
+                let cause = session.cause().cloned().filter(|_| !confirmed);
+                return Err(lost(cause));
+            }
             () = sleep_until(until) => return Err(Failure::Silence { confirmed }),
         }
     }

@@ -91,7 +91,7 @@ pub enum Unavailable {
         /// What lapin says.
         source: lapin::Error,
     },
-    /// The broker took too long to connect to.
+    /// The broker took too long to connect to, or to open a stream.
     #[error("RabbitMQ at {host} does not answer")]
     Silent {
         /// Host and port, without credentials.

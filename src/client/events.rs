@@ -181,8 +181,12 @@ impl Subscription {
             opened = tokio::time::timeout(OPEN_WITHIN, opening) => opened,
             () = session.over() => return Err(Unavailable::Silent { host }),
         };
-        let deliveries = deliveries.unwrap_or_else(|_| Err(Unavailable::Silent { host: host.clone() }))?;
-        Ok(Self { session, deliveries })
+        let Ok(deliveries) = deliveries else {
+            // With what may have come to stand of it: a queue that nobody consumes.
+            session.suspect();
+            return Err(Unavailable::Silent { host });
+        };
+        Ok(Self { session, deliveries: deliveries? })
     }
 
     async fn consume(

@@ -1,6 +1,8 @@
 //! Keeps one session up: when it ends, the next is opened, with growing, jittered pauses.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
@@ -19,12 +21,19 @@ enum State {
     Closed,
 }
 
+/// A session is given up over a refusal at the earliest after this; after twice as long each time that did not help.
+const YOUNG: Duration = Duration::from_secs(2);
+/// Doublings of it at most.
+const PATIENT: u32 = 5;
+
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) pending: Arc<Pending>,
     state: watch::Receiver<State>,
     stop: CancellationToken,
+    /// Sessions given up over refusals since the last answer.
+    renewed: AtomicU32,
     _stop_on_drop: DropGuard,
 }
 
@@ -36,7 +45,8 @@ impl Link {
         let (states, state) = watch::channel(State::Up(Arc::clone(&first)));
         let stop = CancellationToken::new();
         tokio::spawn(keep_up(first, Arc::clone(&endpoint), Arc::clone(&pending), states, stop.clone()));
-        Ok(Self { endpoint, pending, state, _stop_on_drop: stop.clone().drop_guard(), stop })
+        let renewed = AtomicU32::new(0);
+        Ok(Self { endpoint, pending, state, renewed, _stop_on_drop: stop.clone().drop_guard(), stop })
     }
 
     /// The session, or the next one if it comes in time.
@@ -56,6 +66,22 @@ impl Link {
     /// As [`Link::session`], waiting for as long as it takes.
     pub(super) async fn next_session(&self) -> Result<Arc<Session>, Unavailable> {
         usable(&mut self.state.clone()).await
+    }
+
+    /// Goes on with another session after a refusal, unless this one is young: of a queue whose leader was down when a
+    /// channel first published to it, RabbitMQ 3.10 refuses everything on that channel until that node is back, whoever
+    /// leads it now. A queue that is full refuses on any, so it is tried ever more seldom: streams are interrupted.
+    pub(super) fn renew(&self, session: &Session) {
+        let renewed = self.renewed.load(Ordering::Relaxed);
+        if session.age() >= YOUNG * (1 << renewed.min(PATIENT)) && !session.is_over() {
+            self.renewed.fetch_add(1, Ordering::Relaxed);
+            session.end();
+        }
+    }
+
+    /// A command or query was answered.
+    pub(super) fn served(&self) {
+        self.renewed.store(0, Ordering::Relaxed);
     }
 
     pub(super) async fn close(&self) {

@@ -72,7 +72,7 @@ impl Chosen {
         if missing.is_empty() {
             return true;
         }
-        let problem = format!("no failed command has this id: {}", missing.join(", "));
+        let problem = format!("no failed command that fits has this id: {}", missing.join(", "));
         complain(&problem, "see `roster dead list`; what succeeded is gone from it");
         false
     }
