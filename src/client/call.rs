@@ -111,6 +111,12 @@ impl Call<'_> {
         let exchange = self.link.endpoint.lane(self.lane);
         let body: Arc<[u8]> = self.body.into();
 
+        let (link, lane) = (self.link, self.lane);
+        let taken = |session: &Session| {
+            if lane == Lane::Commands {
+                link.taken(session);
+            }
+        };
         let mut pause = Pause::new();
         let mut tries = Tries { left: attempts, refused_by_broker: 0 };
         let mut sent = 0;
@@ -148,12 +154,13 @@ impl Call<'_> {
             };
             let failure = match one_try(&session, publish, &mut waiting, until, lost).await {
                 Ok(delivered) => {
-                    self.link.served();
+                    taken(&session);
                     return Ok(RawReply { body: delivered.body, replayed: delivered.replayed, message_id });
                 }
                 Err(failure) => failure,
             };
             match failure {
+                Failure::Silence { confirmed: true } => taken(&session),
                 Failure::Silence { confirmed: false } => session.suspect(),
                 Failure::Nacked => self.link.renew(&session),
                 _ => {}

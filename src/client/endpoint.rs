@@ -26,7 +26,7 @@ pub(super) enum Lane {
 impl Endpoint {
     pub(super) fn new(url: &str, namespace: &str) -> Result<Self, BadRequest> {
         let mut uri: AMQPUri = url.parse().map_err(|_| BadRequest::Url)?;
-        if let Some(host) = ipv6_host(url).map_err(|_| BadRequest::Url)? {
+        if let Some(host) = ipv6_host(url) {
             host.clone_into(&mut uri.authority.host);
         }
         // Without one the server's 60 s hold, and a dead peer is noticed only after two of them.

@@ -183,7 +183,7 @@ impl Subscription {
         };
         let Ok(deliveries) = deliveries else {
             // With what may have come to stand of it: a queue that nobody consumes.
-            session.suspect();
+            session.end();
             return Err(Unavailable::Silent { host });
         };
         Ok(Self { session, deliveries: deliveries? })

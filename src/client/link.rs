@@ -32,7 +32,7 @@ pub(super) struct Link {
     pub(super) pending: Arc<Pending>,
     state: watch::Receiver<State>,
     stop: CancellationToken,
-    /// Sessions given up over refusals since the last answer.
+    /// Sessions given up over refusals since a command was taken.
     renewed: AtomicU32,
     _stop_on_drop: DropGuard,
 }
@@ -68,19 +68,21 @@ impl Link {
         usable(&mut self.state.clone()).await
     }
 
-    /// Goes on with another session after a refusal, unless this one is young: of a queue whose leader was down when a
+    /// Goes on with another session after a refusal, unless this one is young or has taken a command before: of a queue whose leader was down when a
     /// channel first published to it, RabbitMQ 3.10 refuses everything on that channel until that node is back, whoever
     /// leads it now. A queue that is full refuses on any, so it is tried ever more seldom: streams are interrupted.
     pub(super) fn renew(&self, session: &Session) {
         let renewed = self.renewed.load(Ordering::Relaxed);
-        if session.age() >= YOUNG * (1 << renewed.min(PATIENT)) && !session.is_over() {
+        let old = session.age() >= YOUNG * (1 << renewed.min(PATIENT));
+        if old && !session.has_taken() && !session.is_over() {
             self.renewed.fetch_add(1, Ordering::Relaxed);
             session.end();
         }
     }
 
-    /// A command or query was answered.
-    pub(super) fn served(&self) {
+    /// The broker has taken a command.
+    pub(super) fn taken(&self, session: &Session) {
+        session.note_taken();
         self.renewed.store(0, Ordering::Relaxed);
     }
 
@@ -137,7 +139,11 @@ async fn keep_up(
     states.send_replace(State::Closed);
 }
 
-async fn reopen(endpoint: &Endpoint, pending: &Arc<Pending>, states: &watch::Sender<State>) -> Arc<Session> {
+async fn reopen(
+    endpoint: &Arc<Endpoint>,
+    pending: &Arc<Pending>,
+    states: &watch::Sender<State>,
+) -> Arc<Session> {
     let mut pause = Pause::new();
     loop {
         tokio::time::sleep(pause.next()).await;

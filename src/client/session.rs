@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -18,6 +19,7 @@ use lapin::{
     ExchangeKind,
 };
 use parking_lot::Mutex;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::endpoint::Endpoint;
@@ -42,10 +44,27 @@ pub(super) struct Session {
     over: CancellationToken,
     cause: Arc<OnceLock<lapin::Error>>,
     opened: Instant,
+    /// A command was taken by the broker.
+    taken: AtomicBool,
 }
 
 impl Session {
-    pub(super) async fn open(endpoint: &Endpoint, pending: Arc<Pending>) -> Result<Arc<Self>, Unavailable> {
+    /// In a task of its own, so that a caller who no longer waits leaves no half-open connection behind.
+    pub(super) async fn open(
+        endpoint: &Arc<Endpoint>,
+        pending: Arc<Pending>,
+    ) -> Result<Arc<Self>, Unavailable> {
+        let (sender, opened) = oneshot::channel();
+        let (there, host) = (Arc::clone(endpoint), endpoint.host());
+        tokio::spawn(async move {
+            if let Err(Ok(unwanted)) = sender.send(Self::open_for(&there, pending).await) {
+                unwanted.close().await;
+            }
+        });
+        opened.await.unwrap_or(Err(Unavailable::Silent { host }))
+    }
+
+    async fn open_for(endpoint: &Endpoint, pending: Arc<Pending>) -> Result<Arc<Self>, Unavailable> {
         let end = tokio::time::Instant::now() + CONNECT_WITHIN;
         let broken = |source| Unavailable::Broker { host: endpoint.host(), source };
         let silent = || Unavailable::Silent { host: endpoint.host() };
@@ -66,6 +85,7 @@ impl Session {
                     over,
                     cause,
                     opened: Instant::now(),
+                    taken: AtomicBool::new(false),
                 }));
             }
             Ok(Err(source)) => broken(source),
@@ -97,6 +117,14 @@ impl Session {
         if !self.connection.status().blocked() {
             self.over.cancel();
         }
+    }
+
+    pub(super) fn note_taken(&self) {
+        self.taken.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn has_taken(&self) -> bool {
+        self.taken.load(Ordering::Relaxed)
     }
 
     pub(super) fn age(&self) -> Duration {

@@ -59,7 +59,7 @@ pub async fn connect_to_publish(url: &str, name: &str) -> Result<Connection, Bro
 
 fn address(url: &str) -> Result<AMQPUri, BrokerError> {
     let mut uri: AMQPUri = url.parse().map_err(BrokerError::Url)?;
-    if let Some(host) = ipv6_host(url).map_err(BrokerError::Url)? {
+    if let Some(host) = ipv6_host(url) {
         host.clone_into(&mut uri.authority.host);
     }
     uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
