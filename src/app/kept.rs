@@ -21,7 +21,7 @@ const LOOK: Duration = Duration::from_millis(500);
 const HOLD: Duration = Duration::from_secs(5);
 /// How often the metrics are told how many there are.
 const COUNT: Duration = Duration::from_secs(10);
-/// How many it has in hand at most.
+/// While so many are in hand no more are taken, and never more at once to be tried, or to be told.
 const LIMIT: u32 = 64;
 /// How often a try may begin and never end before it is not begun again.
 const MAX_UNENDED: u32 = 5;
@@ -53,13 +53,16 @@ pub(super) async fn run_kept<F: FailedCommands>(
             }
             held = Instant::now();
         }
-        let room = LIMIT.saturating_sub(u32::try_from(in_hand.len()).unwrap_or(u32::MAX));
-        if *flow.borrow() != Flow::Open || room == 0 {
+        if *flow.borrow() != Flow::Open {
             continue;
         }
         if counted.is_none_or(|at| at.elapsed() >= COUNT) {
             counted = Some(Instant::now());
             tell(&*failed).await;
+        }
+        let room = LIMIT.saturating_sub(u32::try_from(in_hand.len()).unwrap_or(u32::MAX));
+        if room == 0 {
+            continue;
         }
         match failed.due(room).await {
             Ok(due) => in_hand.extend(due.into_iter().map(|kept| {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use lapin::Channel;
 use lapin::options::BasicAckOptions;
 use tokio::sync::{Mutex, mpsc};
+use tokio::task::JoinHandle;
 
 use super::session::InFlight;
 
@@ -83,16 +84,16 @@ impl Acks {
 
     /// For deliveries that are settled one by one: those that were settled while the last ones were acknowledged
     /// share a frame. Ends when every sender is gone.
-    pub fn gather(mut self) -> mpsc::UnboundedSender<u64> {
+    pub fn gather(mut self) -> (mpsc::UnboundedSender<u64>, JoinHandle<()>) {
         self.patience = WAIT_BRIEFLY;
         let (sender, mut settled) = mpsc::unbounded_channel();
-        tokio::spawn(async move {
+        let gathering = tokio::spawn(async move {
             let mut tags = Vec::new();
             while settled.recv_many(&mut tags, TOGETHER).await > 0 {
                 self.settle(std::mem::take(&mut tags)).await;
             }
         });
-        sender
+        (sender, gathering)
     }
 
     /// Acknowledges deliveries that are settled. An ack that cannot be sent is a redelivery to come, which the

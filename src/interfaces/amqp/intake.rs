@@ -74,7 +74,7 @@ impl Drop for Consuming {
 
 impl Intake {
     /// Consumes until `stop` is cancelled or the session breaks. Calls `ready` whenever it consumes, or would but for
-    /// what `flow` says.
+    /// what `flow` says or what is in hand.
     ///
     /// # Errors
     /// [`SessionError`]: the session is over.
@@ -89,7 +89,7 @@ impl Intake {
             let consuming = Consuming::begin();
             let next = self.read(session, &acks, &mut consumer, pace).await?;
             drop(consuming);
-            let mut suspects = self.drain(session, &acks, &channel, consumer, pace).await?;
+            let mut suspects = self.drain(session, &acks, &channel, consumer).await?;
             pace = match next {
                 Next::Wait => pace,
                 Next::Full => Pace::Full,
@@ -188,7 +188,6 @@ impl Intake {
         acks: &Acks,
         channel: &Channel,
         mut consumer: Consumer,
-        pace: Pace,
     ) -> Result<Vec<Delivery>, SessionError> {
         answered(channel.basic_cancel(consumer.tag(), BasicCancelOptions::default())).await?;
         let mut suspects = Vec::new();
@@ -198,7 +197,7 @@ impl Intake {
                 // Left to the broker: it is delivered again to whoever comes.
                 continue;
             }
-            if pace == Pace::Full && wire::delivery_count(&delivery) >= SUSPICIOUS {
+            if wire::delivery_count(&delivery) >= SUSPICIOUS {
                 suspects.push(delivery);
             } else {
                 self.submit(session, acks, delivery);

@@ -25,7 +25,7 @@ use crate::application::message::Trace;
 const PREFETCH: u16 = 256;
 
 /// For the broker to take an answer: as long as a query waits in its queue.
-const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+const TAKEN_WITHIN: Duration = Duration::from_secs(30);
 
 /// Consumes `queue` until `stop` is cancelled or the connection breaks, and calls `ready` once it does. Answers leave
 /// by a connection of their own, which is opened anew where the broker has closed it over one of them.
@@ -45,7 +45,7 @@ pub async fn answer_queries(
     let mut answers = Arc::new(Answers::open(&answering).await?);
     let mut consumer = consume(&channel, queue, PREFETCH).await?;
     ready();
-    let acks = Acks::new(channel.clone()).gather();
+    let (acks, gathering) = Acks::new(channel.clone()).gather();
     let begun = TaskTracker::new();
     loop {
         let delivery = tokio::select! {
@@ -68,6 +68,9 @@ pub async fn answer_queries(
     // What was taken is still to be answered, on the connections that close when this returns.
     begun.close();
     begun.wait().await;
+    drop(acks);
+    // It ends once the last ack is written; an error would say that it panicked.
+    drop(gathering.await);
     Ok(())
 }
 
@@ -118,7 +121,7 @@ async fn answer(mut delivery: Delivery, answers: &Channel, judge: &Judge) {
         let properties = reply_properties(correlation_id, &Trace::read(&raw.properties), false);
         let outgoing = Outgoing { reply_to: answered.reply_to, properties, body };
         // A broker that is out of memory or disk takes nothing, and the query's own time is over by then.
-        match tokio::time::timeout(ANSWER_WITHIN, publish_on(answers, &outgoing)).await {
+        match tokio::time::timeout(TAKEN_WITHIN, publish_on(answers, &outgoing)).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => tracing::warn!(%error, "an answer could not be published"),
             Err(_) => tracing::warn!("an answer was not taken by the broker in time"),
