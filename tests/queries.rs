@@ -1,6 +1,7 @@
 //! The queries on users: single ones, and lists by page and by cursor.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -224,4 +225,25 @@ async fn a_list_that_cannot_be_is_refused_and_the_field_named() {
     }
     let both = json!({ "cursor": cursor, "page": 2 });
     assert_eq!(caller.ask("user.list.v1", both).await.code(), "BAD_REQUEST");
+}
+
+/// RabbitMQ closes the connection over an answer to each of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn forged_direct_reply_queues_keep_nobody_else_from_an_answer() {
+    let (stage, _worker) = Stage::with_worker().await;
+    let stranger = stage.anonymous().await;
+    let forging = tokio::spawn(async move {
+        loop {
+            let forged = format!("amq.rabbitmq.reply-to.g1h2{}.forged==", Uuid::new_v4().simple());
+            let query = stranger.request("user.get.v1", json!({ "x": 1 })).reply_to(forged);
+            drop(stranger.publish(&query).await.expect("a publish"));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    let caller = stage.service().await;
+    for _ in 0..100 {
+        let nobody = caller.ask("user.get.v1", json!({ "id": Uuid::now_v7() })).await;
+        assert_eq!(nobody.code(), "NOT_FOUND");
+    }
+    forging.abort();
 }

@@ -7,7 +7,17 @@ pub struct ReplyPatterns(pub Vec<String>);
 impl ReplyPatterns {
     #[must_use]
     pub fn allow(&self, name: &str) -> bool {
-        !name.is_empty() && (is_direct(name) || self.0.iter().any(|pattern| matches(pattern, name)))
+        !name.is_empty() && (Self::is_direct(name) || self.0.iter().any(|pattern| matches(pattern, name)))
+    }
+}
+
+impl ReplyPatterns {
+    /// Whether it is a caller's direct reply-to, as the caller wrote it or as the broker passes it on: with a suffix
+    /// that says who the caller is.
+    #[must_use]
+    pub fn is_direct(name: &str) -> bool {
+        name.strip_prefix("amq.rabbitmq.reply-to")
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
     }
 }
 
@@ -15,12 +25,6 @@ impl Default for ReplyPatterns {
     fn default() -> Self {
         Self(["amq.gen-*", "amq.rabbitmq.reply-to.*", "reply.*"].map(Into::into).into())
     }
-}
-
-/// Whether it is a caller's direct reply-to, as the caller wrote it or as the broker passes it on: with a suffix that
-/// says who the caller is.
-fn is_direct(name: &str) -> bool {
-    name.strip_prefix("amq.rabbitmq.reply-to").is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 fn matches(pattern: &str, name: &str) -> bool {

@@ -1,6 +1,7 @@
 //! How another connection to the broker is opened, by those who cannot name what opens it.
 
 use std::fmt;
+use std::sync::Arc;
 
 use lapin::Connection;
 
@@ -9,13 +10,14 @@ use crate::application::ports::Pending;
 type Dialled = Pending<'static, Result<Connection, String>>;
 
 /// Opens a connection, within bounds; the error is for people.
-pub struct Dial(Box<dyn Fn() -> Dialled + Send + Sync>);
+#[derive(Clone)]
+pub struct Dial(Arc<dyn Fn() -> Dialled + Send + Sync>);
 
 impl Dial {
     pub fn new<F: Future<Output = Result<Connection, String>> + Send + 'static>(
         dial: impl Fn() -> F + Send + Sync + 'static,
     ) -> Self {
-        Self(Box::new(move || Box::pin(dial())))
+        Self(Arc::new(move || Box::pin(dial())))
     }
 
     pub(super) async fn connect(&self) -> Result<Connection, String> {

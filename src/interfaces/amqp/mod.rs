@@ -1,6 +1,7 @@
 //! Commands and queries in, replies and acknowledgements out.
 
 mod acks;
+mod answers;
 mod batches;
 mod dial;
 mod gate;

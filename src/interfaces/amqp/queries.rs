@@ -4,16 +4,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
+use lapin::Connection;
 use lapin::message::Delivery;
-use lapin::{Channel, Connection};
 use metrics::{counter, histogram};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::acks::Acks;
+use super::answers::Answers;
 use super::dial::Dial;
-use super::replies::{Outgoing, publish_on};
+use super::replies::Outgoing;
 use super::session::{SessionError, answered, consume};
 use super::wire::{self, reply_properties};
 use crate::application::decide::error_body;
@@ -28,7 +29,7 @@ const PREFETCH: u16 = 256;
 const TAKEN_WITHIN: Duration = Duration::from_secs(30);
 
 /// Consumes `queue` until `stop` is cancelled or the connection breaks, and calls `ready` once it does. Answers leave
-/// by a connection of their own, which is opened anew where the broker has closed it over one of them.
+/// by connections of their own, which are opened anew where the broker has closed one.
 ///
 /// # Errors
 /// [`SessionError`]: the connection is to be opened anew.
@@ -55,13 +56,13 @@ pub async fn answer_queries(
             },
             () = stop.cancelled() => break,
         };
-        if !answers.channel.status().connected() {
+        if !answers.stand() {
             answers = Arc::new(Answers::open(&answering).await?);
         }
         let done = Done { tag: delivery.delivery_tag, acks: acks.clone() };
         let (answers, judge) = (Arc::clone(&answers), Arc::clone(judge));
         tracker.spawn(begun.track_future(async move {
-            answer(delivery, &answers.channel, &judge).await;
+            answer(delivery, &answers, &judge).await;
             drop(done);
         }));
     }
@@ -87,22 +88,7 @@ impl Drop for Done {
     }
 }
 
-/// Where answers leave: one that closes its channel, or its connection, does not take the consumer along.
-struct Answers {
-    /// Kept, because it closes when it is dropped.
-    _connection: Connection,
-    channel: Channel,
-}
-
-impl Answers {
-    async fn open(answering: &Dial) -> Result<Self, SessionError> {
-        let connection = answering.connect().await.map_err(SessionError::NoReplies)?;
-        let channel = answered(connection.create_channel()).await?;
-        Ok(Self { _connection: connection, channel })
-    }
-}
-
-async fn answer(mut delivery: Delivery, answers: &Channel, judge: &Judge) {
+async fn answer(mut delivery: Delivery, answers: &Answers, judge: &Judge) {
     let received = Instant::now();
     let raw = wire::raw(&mut delivery);
     let answered = judge.query(&raw).await;
@@ -121,8 +107,8 @@ async fn answer(mut delivery: Delivery, answers: &Channel, judge: &Judge) {
         let properties = reply_properties(correlation_id, &Trace::read(&raw.properties), false);
         let outgoing = Outgoing { reply_to: answered.reply_to, properties, body };
         // A broker that is out of memory or disk takes nothing, and the query's own time is over by then.
-        match tokio::time::timeout(TAKEN_WITHIN, publish_on(answers, &outgoing)).await {
-            Ok(Ok(_)) => {}
+        match tokio::time::timeout(TAKEN_WITHIN, answers.send(outgoing)).await {
+            Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "an answer could not be published"),
             Err(_) => tracing::warn!("an answer was not taken by the broker in time"),
         }

@@ -225,14 +225,21 @@ impl Replies {
 
     fn shun(&self, reply: Outgoing) {
         counter!(crate::metrics::REPLIES, "result" => "undeliverable").increment(1);
-        tracing::warn!("the broker closed a connection over a reply: its caller's node has left the cluster");
+        tracing::warn!(
+            "the broker closed a connection over a reply: its reply_to is forged, or the caller's node has left the cluster"
+        );
         let mut shunned = self.shunned.lock();
         shunned.retain(|_, since| since.elapsed() < SHUNNED);
         shunned.insert(reply.reply_to, Instant::now());
     }
 
+    /// Whether the broker has lately closed a connection over a reply to this caller.
+    pub fn shuns(&self, reply_to: &str) -> bool {
+        self.shunned.lock().get(reply_to).is_some_and(|since| since.elapsed() < SHUNNED)
+    }
+
     fn is_shunned(&self, reply: &Outgoing) -> bool {
-        let shunned = self.shunned.lock().get(&reply.reply_to).is_some_and(|since| since.elapsed() < SHUNNED);
+        let shunned = self.shuns(&reply.reply_to);
         if shunned {
             counter!(crate::metrics::REPLIES, "result" => "undeliverable").increment(1);
         }
