@@ -112,10 +112,9 @@ fn after_unavailable(reason: &Unavailable) -> &'static str {
 }
 
 fn after_refusal(refusal: &Refusal) -> Option<&'static str> {
-    const NEXT: [(&str, &str); 9] = [
-        ("missing_token", "set ROSTER_TOKEN, or name the URL's user in the worker's ROSTER_SERVICES"),
-        ("invalid_token", "log in again with session.create.v1 and set ROSTER_TOKEN to its access_token"),
-        ("token_expired", "log in again, or use session.refresh.v1, and set ROSTER_TOKEN anew"),
+    const NEXT: [(&str, &str); 8] = [
+        ("missing_token", "name the URL's user in the worker's ROSTER_SERVICES"),
+        ("invalid_token", "unset ROSTER_TOKEN: access tokens are not issued yet"),
         ("not_allowed", "ask as an admin, or as a service with that grant in ROSTER_SERVICES"),
         ("unknown_type", "`roster send` takes commands, `roster query` takes queries, such as user.get.v1"),
         ("malformed_json", "quote the JSON for your shell, or pipe it in and write - in its place"),
