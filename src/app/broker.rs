@@ -196,12 +196,11 @@ impl Broker {
             if result.is_ok() {
                 // Told to stop: what was begun is still to be answered and acknowledged.
                 session.settled().await;
-                session.close().await;
-            } else {
-                // What is in hand comes again on the next session; this one must not hold it any longer.
-                session.end();
-                drop(tokio::time::timeout(CLOSE_WITHIN, session.close()).await);
             }
+            // What is in hand otherwise comes again on the next session; this one must not hold it any longer. lapin has
+            // been seen never to answer for a close, not even with a broker that is well.
+            session.end();
+            drop(tokio::time::timeout(CLOSE_WITHIN, session.close()).await);
             result
         };
         self.supervise(component.clone(), run).await;

@@ -16,6 +16,9 @@ use crate::lifecycle::{Component, Health};
 /// Between tries to become the leader while another worker is it.
 const LEAD_AGAIN: Duration = Duration::from_millis(1_000);
 
+/// For a farewell to the broker.
+const CLOSE_WITHIN: Duration = Duration::from_secs(1);
+
 pub(super) struct RelayLoop<O> {
     outbox: Arc<O>,
     url: String,
@@ -73,8 +76,8 @@ impl<O: Outbox> RelayLoop<O> {
             gauge!(crate::metrics::RELAY_LEADER).set(1.0);
             serve_term(&*self.outbox, &mut leader, &publisher, &self.stop).await?;
         }
-        // What follows is the end of the process.
-        drop(connection.close(200, "done".into()).await);
+        // What follows is the end of the process. lapin has been seen never to answer.
+        drop(tokio::time::timeout(CLOSE_WITHIN, connection.close(200, "done".into())).await);
         Ok(())
     }
 }
