@@ -20,7 +20,7 @@ use crate::lifecycle::{Component, Health};
 
 /// A session that lasted this long was a good one: the next try comes soon.
 const GOOD: Duration = Duration::from_secs(10);
-/// For a farewell to a broker that may be gone.
+/// For a farewell to a broker that may be gone; and lapin has been seen never to answer for one that is well.
 const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 /// How often a session's connections are looked at.
 const LOOK: Duration = Duration::from_millis(500);
@@ -115,7 +115,7 @@ impl Broker {
             tracing::info!("the broker has parked messages: what comes is mended before it is read");
         }
         // It is not needed any more, whatever the answer.
-        drop(tokio::time::timeout(CLOSE_WITHIN, connection.close(200, "done".into())).await);
+        farewell(&connection).await;
         result
     }
 
@@ -197,9 +197,7 @@ impl Broker {
                 // Told to stop: what was begun is still to be answered and acknowledged.
                 session.settled().await;
             }
-            // What is in hand otherwise comes again on the next session; this one must not hold it any longer. lapin has
-            // been seen never to answer for a close, not even with a broker that is well.
-            session.end();
+            // What is in hand otherwise comes again on the next session; this one must not hold it any longer.
             drop(tokio::time::timeout(CLOSE_WITHIN, session.close()).await);
             result
         };
@@ -221,7 +219,7 @@ impl Broker {
             };
             // Merely dropped, it would outlive this while the broker has not answered who consumes, and then be sent
             // queries that nobody takes.
-            drop(tokio::time::timeout(CLOSE_WITHIN, connection.close(200, "done".into())).await);
+            farewell(&connection).await;
             result
         };
         self.supervise(component.clone(), run).await;
@@ -235,6 +233,12 @@ pub(super) fn dial(url: &str, name: &'static str) -> Dial {
         let url = url.clone();
         async move { connect_to_publish(&url, name).await.map_err(|error| error.to_string()) }
     })
+}
+
+/// Closes a connection, within bounds.
+pub(super) async fn farewell(connection: &Connection) {
+    // What comes of it is nobody's concern any more.
+    drop(tokio::time::timeout(CLOSE_WITHIN, connection.close(200, "done".into())).await);
 }
 
 /// Returns once a connection is seen to be gone.

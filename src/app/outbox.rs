@@ -6,6 +6,7 @@ use std::time::Duration;
 use metrics::gauge;
 use tokio_util::sync::CancellationToken;
 
+use super::broker::farewell;
 use crate::application::ports::Outbox;
 use crate::config::Settings;
 use crate::infrastructure::rabbitmq::{BrokerError, EventPublisher, connect_to_publish};
@@ -15,9 +16,6 @@ use crate::lifecycle::{Component, Health};
 
 /// Between tries to become the leader while another worker is it.
 const LEAD_AGAIN: Duration = Duration::from_millis(1_000);
-
-/// For a farewell to the broker.
-const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 
 pub(super) struct RelayLoop<O> {
     outbox: Arc<O>,
@@ -76,8 +74,8 @@ impl<O: Outbox> RelayLoop<O> {
             gauge!(crate::metrics::RELAY_LEADER).set(1.0);
             serve_term(&*self.outbox, &mut leader, &publisher, &self.stop).await?;
         }
-        // What follows is the end of the process. lapin has been seen never to answer.
-        drop(tokio::time::timeout(CLOSE_WITHIN, connection.close(200, "done".into())).await);
+        // What follows is the end of the process.
+        farewell(&connection).await;
         Ok(())
     }
 }

@@ -3,7 +3,18 @@
 use serde_json::json;
 
 use super::{allow, dead, forbid, kept, nothing_kept, roster_says};
-use crate::support::{Stage, eventually, person, tables};
+use crate::support::{Stage, Worker, eventually, person, tables};
+
+/// Waits until so many deliveries were found to be kept already.
+async fn told_to_wait(worker: &mut Worker, deliveries: u32) {
+    eventually("they are told to wait", async || {
+        match worker.metric("roster_commands_total", &["outcome=\"waits\""]).await {
+            count if count == f64::from(deliveries) => Ok(()),
+            count => Err(count.to_string()),
+        }
+    })
+    .await;
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everyone_who_sent_a_waiting_command_gets_its_answer() {
@@ -19,13 +30,7 @@ async fn everyone_who_sent_a_waiting_command_gets_its_answer() {
         caller.send(&again).await;
         other.send(&elsewhere).await;
     }
-    eventually("all are told to wait", async || {
-        match worker.metric("roster_commands_total", &["outcome=\"waits\""]).await {
-            6.0 => Ok(()),
-            count => Err(count.to_string()),
-        }
-    })
-    .await;
+    told_to_wait(&mut worker, 6).await;
     super::waiters(&stage, 2).await;
     let waiting = kept(&stage, 1, |row| row.state == "waiting").await;
     assert_eq!(waiting[0].attempts, 1, "sending it again is no try");
@@ -50,13 +55,7 @@ async fn a_waiting_update_that_would_succeed_now_still_waits_when_it_is_sent_aga
     allow(&stage).await;
     let again = update.again();
     caller.send(&again).await;
-    eventually("it is told to wait", async || {
-        match worker.metric("roster_commands_total", &["outcome=\"waits\""]).await {
-            1.0 => Ok(()),
-            count => Err(count.to_string()),
-        }
-    })
-    .await;
+    told_to_wait(&mut worker, 1).await;
     assert_eq!(tables::users(&stage.pool).await[0].version, 1);
     tables::hurry(&stage.pool).await;
     let replies = [caller.reply(&update).await, caller.reply(&again).await];
@@ -103,13 +102,7 @@ async fn of_very_many_who_wait_the_last_are_answered() {
     for again in &again {
         caller.send(again).await;
     }
-    eventually("all are told to wait", async || {
-        match worker.metric("roster_commands_total", &["outcome=\"waits\""]).await {
-            40.0 => Ok(()),
-            count => Err(count.to_string()),
-        }
-    })
-    .await;
+    told_to_wait(&mut worker, 40).await;
     allow(&stage).await;
     tables::hurry(&stage.pool).await;
     for again in &again[8..] {
